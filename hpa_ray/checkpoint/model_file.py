@@ -1,0 +1,81 @@
+"""model.safetensors: weights and all that is needed to use them; loading it executes nothing."""
+
+import json
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from hpa_ray.channels import STAIN_ORDER
+from hpa_ray.errors import InputError
+from hpa_ray.labels import NUM_CLASSES, VOCABULARY
+from hpa_ray.model import Classifier, build_model
+from hpa_ray.storage import exists, join, read_bytes, write_bytes
+
+FORMAT = "hpa-ray-model"
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+METADATA_KEY = "hpa_ray"
+
+
+class ModelCard(BaseModel):
+    """The metadata of a model file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = FORMAT
+    version: int = FORMAT_VERSION
+    vocabulary: str = VOCABULARY
+    stain_order: str = STAIN_ORDER
+    channels: tuple[str, ...]
+    image_size: int = Field(ge=1)
+    architecture: str
+    run: str
+    epoch: int
+    """Finished epochs of the run when these weights were taken."""
+    thresholds: tuple[float, ...] = Field(min_length=NUM_CLASSES, max_length=NUM_CLASSES)
+    """Per class, tuned on the validation part."""
+    config: str
+    """The resolved configuration of the run, YAML."""
+
+
+class ShippedModel(NamedTuple):
+    model: Classifier
+    card: ModelCard
+
+
+def save_model(uri: str, model: Classifier, card: ModelCard) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(uri, save(tensors, {METADATA_KEY: card.model_dump_json()}))
+
+
+def load_model(run: str) -> ShippedModel:
+    """The model of a run folder or of a model.safetensors, in eval mode. Raises InputError."""
+    uri = run if run.endswith(".safetensors") else join(run, MODEL_FILE)
+    if not exists(uri):
+        advice = "give a run folder that has finished an epoch, or a model.safetensors"
+        raise InputError(f"{uri}: no such model - {advice}")
+    data = read_bytes(uri)
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        card = ModelCard.model_validate_json(header["__metadata__"][METADATA_KEY])
+    except (SafetensorError, ValidationError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{uri}: not a model file of this program ({reason})") from error
+    for name, found, expected in (
+        ("format", card.format, FORMAT),
+        ("version", card.version, FORMAT_VERSION),
+        ("vocabulary", card.vocabulary, VOCABULARY),
+        ("stain order", card.stain_order, STAIN_ORDER),
+    ):
+        if found != expected:
+            raise InputError(f"{uri}: its {name} is {found!r}, this program reads {expected!r}")
+    blank = [0.0] * len(card.channels)
+    try:
+        model = build_model(card.architecture, mean=blank, std=blank, num_classes=NUM_CLASSES, seed=0)
+        model.load_state_dict(tensors)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{uri}: the weights do not fit {card.architecture} ({str(error)[:200]})") from error
+    return ShippedModel(model.eval(), card)

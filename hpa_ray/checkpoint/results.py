@@ -1,0 +1,55 @@
+"""Scores, predictions and the per-class table of one part of the data. Before: metrics. After: the run folder."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hpa_ray.checkpoint.run_folder import RunFolder
+from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
+from hpa_ray.metrics import per_class, score, score_tuned
+from hpa_ray.schema import PREDICTION_ROW
+from hpa_ray.storage import write_parquet
+
+
+def scores_of(probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str]) -> dict[str, Any]:
+    """Scores at threshold 0.5 and, as `_tuned`, at per-class thresholds tuned on other images (cross-fitted)."""
+    scores = score(probabilities, targets)
+    return scores | {f"{name}_tuned": value for name, value in score_tuned(probabilities, targets, ids).items()}
+
+
+def write_results(
+    folder: RunFolder,
+    part: str,
+    ids: Sequence[str],
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    thresholds: np.ndarray,
+    model: str,
+) -> None:
+    """predictions_<part>.parquet and the per-class table of a part."""
+    labels = [np.flatnonzero(row).tolist() for row in probabilities >= thresholds]
+    write_parquet(folder.path(f"predictions_{part}.parquet"), prediction_table(ids, probabilities, labels, model))
+    columns = per_class(probabilities, targets, thresholds)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "name", *columns])
+    for k, name in enumerate(CLASS_NAMES):
+        cells = [float(column[k]) for column in columns.values()]
+        writer.writerow([k, name, *("" if np.isnan(cell) else f"{cell:.6g}" for cell in cells)])
+    folder.write_text("per_class.csv" if part == "val" else f"per_class_{part}.csv", text.getvalue())
+
+
+def prediction_table(
+    ids: Sequence[str], probabilities: np.ndarray, labels: Sequence[Sequence[int]], model: str
+) -> pa.Table:
+    """Follows schema.PREDICTION_ROW."""
+    values = pa.FixedSizeListArray.from_arrays(pa.array(probabilities.astype(np.float32).ravel()), NUM_CLASSES)
+    columns = [pa.array(ids, pa.string()), values, pa.array(labels, PREDICTION_ROW.field("labels").type)]
+    columns.append(pa.array([model] * len(ids), pa.string()))
+    return pa.table(
+        [column.cast(field.type) for column, field in zip(columns, PREDICTION_ROW, strict=True)], schema=PREDICTION_ROW
+    )

@@ -1,0 +1,67 @@
+"""A run folder, on a disk or in an object store: every file in it is valid at any moment."""
+
+import io
+import json
+import re
+from typing import Any
+
+import torch
+
+from hpa_ray.errors import InputError
+from hpa_ray.storage import absolute, exists, join, list_files, read_bytes, remove, write_bytes, write_json
+
+CHECKPOINT = re.compile(r"epoch-(\d+)\.pt")
+CHECKPOINTS_KEPT = 2
+
+
+class RunFolder:
+    def __init__(self, uri: str) -> None:
+        self.uri = absolute(uri)
+
+    def path(self, *parts: str) -> str:
+        return join(self.uri, *parts)
+
+    def exists(self) -> bool:
+        return exists(self.path("config.yaml"))
+
+    def read_text(self, name: str) -> str:
+        return read_bytes(self.path(name)).decode()
+
+    def write_text(self, name: str, text: str) -> None:
+        write_bytes(self.path(name), text.encode())
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(read_bytes(self.path(name)))
+
+    def write_json(self, name: str, value: Any) -> None:
+        write_json(self.path(name), value)
+
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """metrics.jsonl, a line per epoch; written whole, as an object store knows no appending."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+    def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
+        """The state after `epoch` finished epochs; the newest CHECKPOINTS_KEPT are kept."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.path("checkpoints", f"epoch-{epoch:04d}.pt"), buffer.getvalue())
+        remove(self.path("checkpoints", f"epoch-{old:04d}.pt") for old in self._checkpoints()[:-CHECKPOINTS_KEPT])
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest state, None if there is none. Raises InputError if it can not be read."""
+        epochs = self._checkpoints()
+        if not epochs:
+            return None
+        uri = self.path("checkpoints", f"epoch-{epochs[-1]:04d}.pt")
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(uri)), map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file can raise nearly anything here
+            raise InputError(f"{uri}: damaged checkpoint - delete it to go on from the one before") from error
+        return state
+
+    def _checkpoints(self) -> list[int]:
+        try:
+            names = list_files(self.path("checkpoints"))
+        except FileNotFoundError:
+            return []
+        return sorted(int(match[1]) for name in names if (match := CHECKPOINT.fullmatch(name)))

@@ -1,0 +1,1 @@
+"""The command line: `hpa-ray VERB [--config FILE | --recipe NAME] [key=value ...]`."""

@@ -1,0 +1,145 @@
+"""Words of a command line -> one verb -> an exit code: 0 done, 2 the user's input is wrong, 1 anything else."""
+
+import argparse
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from hpa_ray.errors import InputError
+
+# verb -> (what it does, sections of the configuration it reads)
+VERBS = {
+    "synth": ("write a synthetic four-channel atlas: PNGs and train.csv", ("synth",)),
+    "check": ("look for missing, damaged and odd files and labels", ("data", "check")),
+    "split": ("cut the labels into train/val/test or K folds, stratified by class", ("data", "split")),
+    "prepare": ("decode and stack the images once, into shards", ("data", "prepare")),
+    "train": ("train a classifier on shards or straight from PNGs", ("data", "split", "model", "loss", "augment")),
+    "evaluate": ("score a trained model on one part of the data", ("evaluate", "data")),
+    "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
+    "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
+}
+MORE_SECTIONS = {"train": ("optim", "train", "run")}
+
+
+class Invocation(NamedTuple):
+    """What the user typed, before the configuration is resolved."""
+
+    verb: str
+    words: tuple[str, ...]
+    recipe: str | None = None
+    file: str | None = None
+    strict: bool = False
+
+
+def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
+    """Run one verb; with json_line its result is printed as the last line, for programs. Returns the exit code."""
+    parser = _parser()
+    try:
+        arguments = parser.parse_intermixed_args(argv)
+    except InputError as error:
+        return _complain("hpa-ray", error)
+    if arguments.verb is None or (arguments.help and arguments.verb is None):
+        parser.print_help()
+        return 0
+    if arguments.verb not in VERBS:
+        return _complain("hpa-ray", InputError(f"unknown verb '{arguments.verb}' - there are: {', '.join(VERBS)}"))
+    if arguments.help:
+        return _verb_help(arguments.verb)
+    invocation = Invocation(
+        arguments.verb, tuple(arguments.words), arguments.recipe, arguments.config, arguments.strict
+    )
+    try:
+        result = run(invocation)
+    except InputError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        return _complain(f"hpa-ray {arguments.verb}", error)
+    except KeyboardInterrupt:
+        print(f"hpa-ray {arguments.verb}: interrupted", file=sys.stderr)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print(
+            f"hpa-ray {arguments.verb}: this is a mistake of the program or the machine, not of your input",
+            file=sys.stderr,
+        )
+        return 1
+    if json_line:
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+def run(invocation: Invocation) -> dict[str, Any]:
+    """Run a verb and return its result. Raises InputError."""
+    from hpa_ray.config import load_config  # late: `hpa-ray --help` needs none of what these import
+
+    if invocation.verb != "config":  # mistakes first: what the verbs import takes seconds
+        load_config(invocation.words, recipe=invocation.recipe, file=invocation.file)
+    verbs = importlib.import_module("hpa_ray.cli.verbs")
+    result: dict[str, Any] = getattr(verbs, invocation.verb)(invocation)
+    return result
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} - `hpa-ray --help` shows how it is used")
+
+
+def _parser() -> argparse.ArgumentParser:
+    verbs = "\n".join(f"  {verb:<9} {text}" for verb, (text, _) in VERBS.items())
+    parser = _Parser(
+        prog="hpa-ray",
+        usage="hpa-ray VERB [--config FILE | --recipe NAME] [key=value ...]",
+        description=f"Train classifiers of protein location on Human Protein Atlas images.\n\nverbs:\n{verbs}",
+        epilog="Without data a verb works on a small synthetic atlas. `hpa-ray VERB --help` lists a verb's keys.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--config", metavar="FILE", help="a YAML file of keys")
+    source.add_argument("--recipe", metavar="NAME", help="a packaged YAML file of keys")
+    parser.add_argument("--strict", action="store_true", help="check: exit with code 2 if there is any problem")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake in the input")
+    parser.add_argument("-h", "--help", action="store_true", help="show this, or with a verb its keys")
+    return parser
+
+
+def _verb_help(verb: str) -> int:
+    from hpa_ray.config import config_keys, recipe_names
+
+    text, sections = VERBS[verb]
+    print(f"hpa-ray {verb} [--config FILE | --recipe NAME] [key=value ...]\n\n{text}\n")
+    keys = config_keys()
+    for section in (*sections, *MORE_SECTIONS.get(verb, ())):
+        for key, field in keys.items():
+            if key.startswith(f"{section}."):
+                print(f"  {key} = {_as_word(field.default)}\n      {field.description}")
+    if verb == "config":
+        print("  config show [key=value ...]   the configuration a run would get, as YAML\n  config keys   all keys")
+    print(f"\nrecipes: {', '.join(recipe_names())}")
+    return 0
+
+
+def _as_word(value: Any) -> str:
+    if value is None:
+        return "(unset)"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _complain(who: str, error: InputError) -> int:
+    for problem in error.problems:
+        print(f"{who}: {_one_line(problem)}", file=sys.stderr)
+    return 2
+
+
+def _one_line(text: str) -> str:
+    """Names and cells of a user's files must not move the cursor or start new lines."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

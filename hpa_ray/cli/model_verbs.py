@@ -1,0 +1,126 @@
+"""`evaluate` and `predict`: from a run folder to scores and labels."""
+
+import os
+from typing import Any
+
+import numpy as np
+import yaml
+
+from hpa_ray.checkpoint import RunFolder, load_model, prediction_table
+from hpa_ray.cli.main import Invocation
+from hpa_ray.cli.setup import has_data, resolve, with_atlas
+from hpa_ray.config import Config, load_config
+from hpa_ray.errors import InputError
+from hpa_ray.evaluate import evaluate as evaluate_model
+from hpa_ray.ingest import ImageSource
+from hpa_ray.manifest import build_manifest, check_ceiling, list_folder, problem_lines, read_ids
+from hpa_ray.predict import infer, labels_of, write_submission
+from hpa_ray.progress import console
+from hpa_ray.schema import Reject, Source, rejected_table
+from hpa_ray.shards import open_shards
+from hpa_ray.storage import absolute, join, write_parquet
+from hpa_ray.stream import open_data
+
+
+def evaluate(invocation: Invocation) -> dict[str, Any]:
+    run = load_config(invocation.words, recipe=invocation.recipe, file=invocation.file).evaluate.run
+    if run is None:
+        raise InputError("evaluate needs evaluate.run=RUN_FOLDER (or a model.safetensors)")
+    shipped = load_model(absolute(run))
+    trained = Config.model_validate(yaml.safe_load(shipped.card.config))
+    config = resolve(invocation, base=trained)
+    if shipped.card.channels != config.data.channels:
+        raise InputError(
+            f"data.channels = {','.join(config.data.channels)}, the model takes {','.join(shipped.card.channels)}"
+        )
+    data = open_data(config)
+    part = config.evaluate.part
+    rows = np.arange(len(data.image_ids)) if part == "all" else data.parts.get(part, np.empty(0, np.int64))
+    if not len(rows):
+        raise InputError(f"evaluate.part = {part}: the data has no images in it")
+    folder = RunFolder(config.evaluate.output or (os.path.dirname(run) if run.endswith(".safetensors") else run))
+    with console.progress("evaluate", len(rows)) as show:
+        summary = evaluate_model(
+            shipped, data, rows, part=part, folder=folder, batch_size=config.evaluate.batch_size, on_progress=show
+        )
+    for name, value in summary.items():
+        console.say(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
+    console.say(f"written: {folder.uri}/summary_{part}.json and predictions_{part}.parquet")
+    return summary
+
+
+def predict(invocation: Invocation) -> dict[str, Any]:
+    config = resolve(invocation)
+    output = config.predict.output
+    if config.predict.run is None or output is None:
+        raise InputError("predict needs predict.run=RUN_FOLDER and predict.output=FOLDER")
+    shipped = load_model(config.predict.run)
+    if not has_data(config):
+        config = with_atlas(config)
+    wanted = read_ids(config.predict.submission) if config.predict.submission else None
+    source, ids, rejects = _open_unlabelled(config, shipped.card.channels, shipped.card.image_size, wanted)
+    with console.progress("predict", len(ids)) as show:
+        found = infer(
+            shipped,
+            source,
+            np.arange(len(ids)) if wanted is None else np.flatnonzero(np.isin(ids, wanted)),
+            batch_size=config.predict.batch_size,
+            num_workers=config.predict.num_workers,
+            on_progress=show,
+        )
+    rejects += found.rejects
+    check_ceiling(
+        config.data.images or "",
+        rejects,
+        len(ids),
+        on_error=config.data.on_error,
+        max_rejected=config.data.max_rejected,
+    )
+    labels = labels_of(found.probabilities_NK, np.asarray(shipped.card.thresholds))
+    names = [ids[row] for row in found.rows_N]
+    write_parquet(
+        join(output, "predictions.parquet"), prediction_table(names, found.probabilities_NK, labels, shipped.card.run)
+    )
+    by_id = dict(zip(names, labels, strict=True))
+    order = wanted if wanted is not None else sorted(names + [reject.image_id for reject in rejects])
+    filled = write_submission(join(output, "submission.csv"), order, by_id)
+    if rejects:
+        write_parquet(join(output, "rejected.parquet"), rejected_table(rejects))
+        for line in problem_lines(config.data.images or "", rejects):
+            console.say(f"left out  {line}")
+    if filled:
+        console.say(f"{filled} rows of submission.csv have no prediction and carry the most frequent label set")
+    console.say(f"{len(names)} images predicted; written: {output}/predictions.parquet, {output}/submission.csv")
+    return {"output": output, "num_images": len(names), "num_rejected": len(rejects), "num_filled": filled}
+
+
+def _open_unlabelled(
+    config: Config, channels: tuple[str, ...], image_size: int, wanted: list[str] | None
+) -> tuple[Source, list[str], list[Reject]]:
+    """The images to classify, their ids by row, and those that can not be used."""
+    cfg = config.data
+    if cfg.shards:
+        shards, table = open_shards(cfg.shards, channels)
+        if shards.image_size != image_size:
+            raise InputError(f"{cfg.shards} holds {shards.image_size} px images, the model takes {image_size} px")
+        ids = table["image_id"].to_pylist()
+        _refuse_unknown(cfg.shards, wanted, ids)
+        return shards, ids, []
+    if not cfg.images:
+        raise InputError("predict needs data.images=FOLDER (or data.shards=FOLDER)")
+    manifest = build_manifest(list_folder(cfg.images), None, channels)
+    ids = manifest.image_ids.to_pylist()
+    rejects = [reject for reject in manifest.rejects if wanted is None or reject.image_id in set(wanted)]
+    if cfg.on_error == "fail":
+        _refuse_unknown(cfg.images, wanted, ids + [reject.image_id for reject in rejects])
+    check_ceiling(cfg.images, rejects, len(ids) + len(rejects), on_error=cfg.on_error, max_rejected=cfg.max_rejected)
+    return ImageSource(cfg.images, manifest.table, channels, image_size, cfg.on_error), ids, rejects
+
+
+def _refuse_unknown(where: str, wanted: list[str] | None, ids: list[str]) -> None:
+    missing = sorted(set(wanted or ()) - set(ids))
+    if missing:
+        raise InputError(
+            f"{where}: no images of {len(missing)} Ids of the sample submission (first: {missing[0]}) - "
+            "add them, or fill their rows with data.on_error=quarantine"
+        )

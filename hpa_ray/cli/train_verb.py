@@ -1,0 +1,185 @@
+"""`train`: from data to a run folder."""
+
+import os
+import platform
+import sys
+import time
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import yaml
+
+from hpa_ray import cluster
+from hpa_ray.checkpoint import RunFolder, load_model
+from hpa_ray.cli.main import Invocation
+from hpa_ray.cli.setup import has_data, home, resolve, with_atlas_shards
+from hpa_ray.config import Config, dump_config
+from hpa_ray.errors import InputError
+from hpa_ray.evaluate import evaluate
+from hpa_ray.progress import Progress, console
+from hpa_ray.storage import join
+from hpa_ray.stream import Data, open_data
+from hpa_ray.train import launch
+
+MAY_DIFFER = (
+    "run.resume",
+    "run.storage",
+    "train.num_workers",
+    "train.use_gpu",
+    "train.prefetch_batches",
+    "train.max_failures",
+)
+"""Keys that may have another value when a run is resumed: they decide where it runs, not what it learns."""
+PACKAGES = ("hpa-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
+
+
+def train(invocation: Invocation) -> dict[str, Any]:
+    began = time.monotonic()
+    config = resolve(invocation)
+    name = config.run.name or datetime.now().strftime("train-%Y%m%d-%H%M%S")
+    if config.run.resume and not config.run.name:
+        raise InputError("run.resume=true needs run.name=NAME, the run to go on with")
+    storage = config.run.storage or str(home() / "runs")
+    config = config.model_copy(update={"run": config.run.model_copy(update={"name": name, "storage": storage})})
+    folder = RunFolder(join(storage, name))
+    with console.logging() as log:
+        if config.train.num_workers:
+            cluster.start_ray(config.train.num_workers, use_gpu=config.train.use_gpu)
+        if not has_data(config):
+            _claim(folder, config, dry=True)  # before minutes go into drawing the atlas
+            config = with_atlas_shards(config)
+        _claim(folder, config)
+        try:
+            summary = _train(config, folder, log, began)
+        except BaseException as error:
+            _end_badly(folder, error)
+            raise
+        finally:
+            folder.write_text("run.log", "\n".join(log) + "\n")
+    return summary
+
+
+def _train(config: Config, folder: RunFolder, log: list[str], began: float) -> dict[str, Any]:
+    data = open_data(config)
+    for note in data.notes:
+        console.say(f"note: {note}")
+    sizes = {part: len(rows) for part, rows in data.parts.items()}
+    where = f"{config.train.num_workers} Ray Train workers" if config.train.num_workers else "this process, without Ray"
+    console.say(
+        f"training {config.model.name} on {sizes['train']} images ({', '.join(data.source.channels)}; "
+        f"{data.source.image_size} px) for {config.train.epochs} epochs, in {where}"
+    )
+    folder.write_json("environment.json", _environment())
+    total = config.train.epochs * sizes["train"]
+    with console.progress("train", total) as progress:
+
+        def show(event: dict[str, Any]) -> None:
+            _show(event, progress, sizes["train"], config)
+            if event["event"] == "epoch":
+                folder.write_text("run.log", "\n".join(log) + "\n")
+
+        launch(config, data, folder, show)
+    summary: dict[str, Any] = folder.read_json("summary.json")
+    summary |= _test(config, data, folder)
+    summary |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1)}
+    folder.write_json("summary.json", summary)
+    _say_result(summary, folder)
+    return summary
+
+
+def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
+    """Scores of the best model on the test part, which no choice of the run has seen."""
+    rows = data.parts.get("test", np.empty(0, np.int64))
+    if not len(rows):
+        return {}
+    shipped = load_model(folder.uri)
+    with console.progress("test", len(rows)) as show:
+        scores = evaluate(
+            shipped, data, rows, part="test", folder=folder, batch_size=config.evaluate.batch_size, on_progress=show
+        )
+    return {f"test_{name}": value for name, value in scores.items() if isinstance(value, float) or name == "num_images"}
+
+
+def _show(event: dict[str, Any], progress: Progress, num_images: int, config: Config) -> None:
+    if event["event"] == "step":
+        per_epoch = -(-num_images // (config.train.batch_size * max(1, config.train.num_workers)))
+        done = event["epoch"] * num_images + (event["step"] + 1) * num_images // per_epoch
+        speed = f"{event['images_per_s']:.0f} images/s, waiting for data {event['data_wait_pct']:.1f} %"
+        progress(done, f"epoch {event['epoch'] + 1}/{config.train.epochs}, loss {event['loss']:.4f}, {speed}")
+        return
+    console.say(
+        f"epoch {event['epoch']:>3}/{config.train.epochs}  loss {event['train_loss']:.4f}  "
+        f"macro F1 {event['macro_f1_tuned']:.3f} (at 0.5: {event['macro_f1']:.3f})  mAP {event['map'] or 0:.3f}  "
+        f"{event['images_per_s']:.0f} images/s  waiting for data {event['data_wait_pct']:.1f} %"
+    )
+
+
+def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
+    """Make the run folder this run's own. Raises InputError if it is another's, or not the same run's."""
+    text = dump_config(config)
+    if not folder.exists():
+        if not dry:
+            folder.write_text("config.yaml", text)
+        return
+    if not config.run.resume:
+        raise InputError(
+            f"{folder.uri}: there is a run of this name already - "
+            "choose another run.name, or go on with it by run.resume=true"
+        )
+    before, now = _flat(yaml.safe_load(folder.read_text("config.yaml"))), _flat(yaml.safe_load(text))
+    ignored = MAY_DIFFER + (("data.shards",) if dry else ())
+    sections = ("data", "split", "model", "loss", "augment", "optim", "train", "run")
+    keys = [key for key in now if key not in ignored and key.split(".")[0] in sections]
+    changed = [f"{key}: {before.get(key)} there, {now[key]} here" for key in keys if before.get(key) != now[key]]
+    if changed:
+        raise InputError(
+            f"{folder.uri} was started with other settings - {'; '.join(changed)}: use those, or another run.name"
+        )
+
+
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{name}": value for section, values in tree.items() for name, value in values.items()}
+
+
+def _end_badly(folder: RunFolder, error: BaseException) -> None:
+    """Leave a summary that says how the run ended; what the epochs so far gave stays in it."""
+    status = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
+    try:
+        summary = folder.read_json("summary.json")
+    except FileNotFoundError:
+        summary = {"epochs": 0}
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    folder.write_json("summary.json", summary | {"status": status, "reason": reason})
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "packages": {name: version(name) for name in PACKAGES},
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+    }
+
+
+def _say_result(summary: dict[str, Any], folder: RunFolder) -> None:
+    part = "test_" if "test_macro_f1" in summary else ""
+    console.say()
+    console.say(f"{'test' if part else 'validation'} part, {summary[f'{part}num_images']} images:")
+    console.say("                                 macro F1   micro F1")
+    tuned, floor = summary[f"{part}macro_f1_tuned"], summary[f"{part}floor_macro_f1"]
+    rows = (
+        ("thresholds tuned on validation", tuned, summary[f"{part}micro_f1_tuned"]),
+        ("threshold 0.5", summary[f"{part}macro_f1"], summary[f"{part}micro_f1"]),
+        ("best constant prediction", floor, summary[f"{part}floor_micro_f1"]),
+    )
+    for name, macro, micro in rows:
+        console.say(f"  {name:<30}{macro:9.3f}  {micro:9.3f}")
+    console.say(f"run folder: {folder.uri}")
+    console.say(f"next: hpa-ray predict predict.run={folder.uri} data.images=FOLDER predict.output=FOLDER")

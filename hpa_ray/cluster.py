@@ -1,0 +1,99 @@
+"""Starting or joining Ray with settings that suit image training, and finding the user's mistake in Ray's errors."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hpa_ray.errors import InputError
+
+DATA_CPUS = 2
+"""Logical CPUs that stay free for Ray Data beside the train workers: without any it never starts."""
+
+ENVIRONMENT = {
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # unset, a rank that never reports would be waited for for ever
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, every worker would install the environment anew
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Defaults of Ray that hurt here; what the user has set stays."""
+
+
+def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
+    """Join the cluster at RAY_ADDRESS or a running one of this machine, else start Ray here; once per process.
+
+    Raises InputError if the cluster can never hold num_workers train workers.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import ray  # reads the environment when it is imported
+
+    cores = os.cpu_count() or 1
+    if not ray.is_initialized():
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        try:
+            ray.init(address="auto", **settings)
+        except ConnectionError:  # no cluster to join
+            if num_workers > cores:
+                raise _too_many(num_workers, f"this machine has {cores} CPUs") from None
+            # a worker keeps a core busy whatever Ray counts; Data tasks share with it rather than wait for ever
+            ray.init(num_cpus=max(cores, num_workers + DATA_CPUS), **settings)
+    resources = ray.cluster_resources()
+    cpus = int(resources.get("CPU", 0))
+    if num_workers and cpus < num_workers + 1:
+        raise _too_many(num_workers, f"the cluster has {cpus} CPUs, and reading the data takes one of them")
+    if num_workers > cpus - 1 or (len(ray.nodes()) == 1 and num_workers > cores):
+        raise _too_many(num_workers, f"this machine has {cores} CPUs")
+    gpus = int(resources.get("GPU", 0))
+    if use_gpu and num_workers > gpus:
+        raise _too_many(num_workers, f"train.use_gpu=true, and the cluster has {gpus} GPUs")
+
+
+def data_context(*, in_order: bool = False) -> Any:
+    """A copy of Ray Data's settings with its own screen output off; in_order keeps rows in their order."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current().copy()
+    context.execution_options.preserve_order = in_order
+    context.execution_options.verbose_progress = False
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
+
+
+def has_gpus(num_workers: int) -> bool:
+    import ray
+
+    return bool(ray.cluster_resources().get("GPU", 0) >= num_workers)
+
+
+@contextmanager
+def plain_mistakes() -> Iterator[None]:
+    """Raise a user's mistake that Ray has wrapped in its own errors as the InputError it was."""
+    try:
+        yield
+    except Exception as error:
+        mistake = input_error_in(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error
+
+
+def input_error_in(error: BaseException) -> InputError | None:
+    """The user's mistake behind an error that came from a Ray task or worker, if it is one."""
+    return next((cause for cause in _causes(error, set()) if isinstance(cause, InputError)), None)
+
+
+def _causes(error: Any, seen: set[int]) -> Iterator[BaseException]:
+    if not isinstance(error, BaseException) or id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    failures = getattr(error, "worker_failures", {})
+    for cause in (error.__cause__, error.__context__, getattr(error, "cause", None), *failures.values()):
+        yield from _causes(cause, seen)
+
+
+def _too_many(num_workers: int, limit: str) -> InputError:
+    return InputError(f"train.num_workers = {num_workers}, but {limit}: use fewer workers or a larger cluster")

@@ -1,0 +1,143 @@
+"""YAML file or packaged recipe + `key=value` overrides -> one frozen Config; every mistake is told at once.
+
+The same flat table of keys serves `config keys`, the suggestions and (as dotted paths) a search over them.
+"""
+
+import difflib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from hpa_ray.config.sections import RECIPES, Config
+from hpa_ray.errors import InputError
+from hpa_ray.storage import read_bytes
+
+
+class Setting(NamedTuple):
+    key: str
+    value: Any
+    source: str
+
+
+def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every dotted key with its pydantic field, in the order of declaration."""
+    table: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            table |= config_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            table[prefix + name] = field
+    return table
+
+
+def load_config(
+    overrides: Sequence[str] = (), *, recipe: str | None = None, file: str | None = None, base: Config | None = None
+) -> Config:
+    """The configuration of a run: `base` or the defaults, then the recipe or the YAML file, then `key=value` words.
+
+    Raises InputError with one line per mistake, each with where it was made.
+    """
+    problems: list[str] = []
+    settings: list[Setting] = []
+    if recipe is not None:
+        path = RECIPES / f"{recipe}.yaml"
+        if not path.is_file():
+            raise InputError(f"--recipe {recipe}: no such recipe - there are: {', '.join(recipe_names())}")
+        settings += _from_yaml(path.read_text(), f"recipe {recipe}", problems)
+    if file is not None:
+        try:
+            text = read_bytes(file).decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--config {file}: cannot be read ({error})") from error
+        settings += _from_yaml(text, file, problems)
+    settings += _from_words(overrides, problems)
+
+    known = config_keys()
+    for setting in settings:
+        if setting.key not in known:
+            problems.append(f"{setting.source}: unknown key '{setting.key}'{_suggest(setting.key, known)}")
+    good = [setting for setting in settings if setting.key in known]
+    config, wrong = _validate(base or Config(), good)
+    if problems or wrong or config is None:
+        raise InputError(*problems, *wrong)
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML that `--config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def type_name(field: FieldInfo) -> str:
+    """The type of a key in words: `int`, `adam | adamw`, `str or unset`."""
+    kinds = typing.get_args(field.annotation) or (field.annotation,)
+    if typing.get_origin(field.annotation) is tuple:
+        return "words"
+    if typing.get_origin(field.annotation) is typing.Literal:
+        return " | ".join(kinds)
+    names = [kind.__name__ for kind in kinds if kind is not type(None)]
+    return " ".join(names) + (" or unset" if type(None) in kinds else "")
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _from_words(words: Sequence[str], problems: list[str]) -> list[Setting]:
+    settings = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            problems.append(f"command line: '{word}' - write it as key=value")
+        else:
+            settings.append(Setting(key, None if value in ("", "null", "none") else value, "command line"))
+    return settings
+
+
+def _from_yaml(text: str, source: str, problems: list[str]) -> list[Setting]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problems.append(f"{source}: not valid YAML - {' '.join(str(error).split())}")
+        return []
+    if not isinstance(tree, (Mapping, type(None))):
+        problems.append(f"{source}: expected sections of keys such as 'train: {{epochs: 3}}', found {tree!r:.60}")
+        return []
+    return list(_flatten(tree or {}, source))
+
+
+def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[Setting]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, source, f"{prefix}{name}.")
+        else:
+            yield Setting(f"{prefix}{name}", value, source)
+
+
+def _suggest(key: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not close:  # the right last word in another section: 'batch_size'
+        close = [other for other in known if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    return f" - did you mean '{close[0]}'?" if close else " - `hpa-ray config keys` lists them"
+
+
+def _validate(base: Config, settings: Sequence[Setting]) -> tuple[Config | None, list[str]]:
+    tree = base.model_dump()
+    last: dict[str, Setting] = {}
+    for setting in settings:
+        section, name = setting.key.split(".")
+        tree[section][name] = setting.value
+        last[setting.key] = setting
+    try:
+        return Config.model_validate(tree), []
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            key = ".".join(str(part) for part in detail["loc"][:2])
+            source = last[key].source if key in last else "default"
+            problems.append(f"{source}: {key} = {detail['input']!r} - {detail['msg'][0].lower()}{detail['msg'][1:]}")
+        return None, problems

@@ -1,0 +1,186 @@
+"""Every key a user can set: type, default, meaning and unit. Read by config/loader."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from hpa_ray.channels import STAINS
+
+
+def _split_commas(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+"""Several words: a YAML list or `a,b,c`."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    images: str | None = None
+    """Folder or URI of `<Id>_<color>.<ext>` files."""
+    labels: str | None = None
+    """The csv with the columns Id and Target (class numbers separated by spaces)."""
+    shards: str | None = None
+    """Folder or URI that `prepare` wrote; instead of data.images and data.labels."""
+    split: str | None = None
+    """The csv that `split` wrote (columns Id and split); unset: split by split.parts, split.seed."""
+    image_size: int = Field(256, ge=8, le=4096)
+    """Side of the images given to the model, px; shards carry their own."""
+    channels: Words = STAINS
+    """Stains given to the model, in this order, e.g. green or red,green,blue,yellow."""
+    sample_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the training part that is used; class shares are kept."""
+    on_error: Literal["fail", "quarantine"] = "fail"
+    """An image that is missing or can not be read: stop, or leave it out and list it in rejected.parquet."""
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """With data.on_error=quarantine: share of images that may be left out before the command stops."""
+
+
+class SynthConfig(Section):
+    output: str | None = None
+    """Folder to write the synthetic atlas to: train/<Id>_<color>.png and train.csv."""
+    num_images: int | None = Field(None, ge=1)
+    """Images; unset: 1,500, or the rows of synth.labels."""
+    image_size: int = Field(512, ge=32, le=4096)
+    """Side of the field of view in px; cells keep their size of about 120 px."""
+    labels: str | None = None
+    """A csv whose label sets (and, if all its rows are asked for, Ids) are used; unset: the packaged table."""
+    seed: int = Field(0, ge=0)
+    """The same seed gives the same files."""
+    num_workers: int | None = Field(None, ge=0)
+    """Processes; unset: one per CPU; 0: this process."""
+
+
+class CheckConfig(Section):
+    output: str | None = None
+    """Folder for check.json and rejected.parquet; unset: print only."""
+    decode: bool = True
+    """Decode every file; false: only names and labels are checked."""
+    strict: bool = False
+    """Exit with code 2 if there is any problem (the same as --strict)."""
+    num_workers: int | None = Field(None, ge=0)
+    """Threads in this process; unset: one per CPU."""
+
+
+class SplitConfig(Section):
+    output: str | None = None
+    """The csv to write, with the columns Id and split (or fold)."""
+    parts: str = "0.8/0.1/0.1"
+    """Train/val/test as fractions or as numbers of images such as 24000/3000/4072, or K folds such as `5 folds`."""
+    seed: int = Field(0, ge=0)
+    """The same seed gives the same parts, whatever the order of the rows."""
+
+
+class PrepareConfig(Section):
+    output: str | None = None
+    """Folder or URI for the shards."""
+    shard_bytes: int = Field(128 * 2**20, ge=2**20)
+    """Bytes of pixels after which a shard is closed and the next one opened."""
+    seed: int = Field(0, ge=0)
+    """Seed of the global random order in which images are written."""
+    num_workers: int | None = Field(None, ge=0)
+    """Ray Data tasks at a time; unset: every CPU of the cluster; 0: threads of this process, without Ray."""
+
+
+class ModelConfig(Section):
+    name: Literal["resnet18", "resnet34", "resnet50"] = "resnet50"
+    """Architecture (torchvision), trained from scratch, with a stem for the number of channels."""
+
+
+class LossConfig(Section):
+    name: Literal["bce"] = "bce"
+    """Binary cross-entropy over the 28 classes."""
+
+
+class AugmentConfig(Section):
+    flip: bool = True
+    """Mirror an image left-right with probability 0.5, a draw per image."""
+    quarter_turn: bool = True
+    """Turn an image by 0, 90, 180 or 270 degrees, a draw per image; with flip: all eight symmetries of the square."""
+
+
+class OptimConfig(Section):
+    name: Literal["adam", "adamw"] = "adamw"
+    """Optimizer."""
+    lr: float = Field(1e-3, gt=0)
+    """Highest learning rate, for the global batch in use."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled for adamw, L2 for adam."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up."""
+    warmup_epochs: float = Field(1.0, ge=0)
+    """Linear warm-up, in epochs."""
+
+
+class TrainConfig(Section):
+    epochs: int = Field(20, ge=1)
+    """Passes over the training part."""
+    batch_size: int = Field(32, ge=2)
+    """Images per worker and step."""
+    num_workers: int = Field(1, ge=0)
+    """Ray Train workers; 0: in this process, without Ray."""
+    use_gpu: bool | None = None
+    """One GPU per worker; unset: if there is one."""
+    prefetch_batches: int = Field(4, ge=1)
+    """Batches read ahead per worker."""
+    max_failures: int = Field(3, ge=0)
+    """Times a run is taken up again from its last checkpoint after a worker was lost."""
+
+
+class RunConfig(Section):
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the run folder; unset: train-<date>-<time>."""
+    storage: str | None = None
+    """Folder or URI that holds the run folders; unset: runs in the home folder of hpa_ray."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, order and augmentation."""
+    resume: bool = False
+    """Go on with the run of this name from its last checkpoint; starts it if there is none."""
+
+
+class EvaluateConfig(Section):
+    run: str | None = None
+    """Run folder, or a model.safetensors."""
+    part: Literal["train", "val", "test", "all"] = "test"
+    """Which part of the data is scored."""
+    output: str | None = None
+    """Folder for the results; unset: the run folder."""
+    batch_size: int = Field(64, ge=1)
+    """Images per step."""
+
+
+class PredictConfig(Section):
+    run: str | None = None
+    """Run folder, or a model.safetensors."""
+    output: str | None = None
+    """Folder for predictions.parquet and submission.csv."""
+    submission: str | None = None
+    """The sample submission whose Ids and order submission.csv takes; unset: all images, sorted by Id."""
+    batch_size: int = Field(64, ge=1)
+    """Images per step."""
+    num_workers: int = Field(0, ge=0)
+    """Ray Data actors, each with the model; 0: in this process, without Ray."""
+
+
+class Config(Section):
+    data: DataConfig = DataConfig()
+    synth: SynthConfig = SynthConfig()
+    check: CheckConfig = CheckConfig()
+    split: SplitConfig = SplitConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+
+
+RECIPES = Path(__file__).parent / "recipes"

@@ -1,0 +1,49 @@
+"""A shipped model on one part of labelled data -> scores, per-class table, predictions. Before: predict."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hpa_ray.checkpoint import RunFolder, ShippedModel, write_results
+from hpa_ray.metrics import constant_floor, score
+from hpa_ray.predict import infer
+from hpa_ray.stream import Data
+
+
+def evaluate(
+    shipped: ShippedModel,
+    data: Data,
+    rows: np.ndarray,
+    *,
+    part: str,
+    folder: RunFolder,
+    batch_size: int,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Score the model on manifest rows; writes summary_<part>.json, the per-class table and the predictions.
+
+    `_tuned` scores use the thresholds stored with the model, which were tuned on its validation part. Returns the
+    summary. Raises InputError for unreadable images.
+    """
+    found = infer(shipped, data.source, rows, batch_size=batch_size, on_progress=on_progress)
+    targets = data.targets_NK[found.rows_N]
+    thresholds = np.asarray(shipped.card.thresholds)
+    scores: dict[str, Any] = dict(score(found.probabilities_NK, targets))
+    threshold_free = ("map", "num_map_classes", "auroc", "num_auroc_classes", "num_present_classes")
+    tuned = score(found.probabilities_NK, targets, thresholds)
+    scores |= {f"{name}_tuned": value for name, value in tuned.items() if name not in threshold_free}
+    floor = constant_floor(targets)
+    summary = {
+        "part": part,
+        **scores,
+        "floor_macro_f1": floor.macro_f1,
+        "floor_micro_f1": floor.micro_f1,
+        "num_images": len(targets),
+        "num_rejected": len(found.rejects),
+        "run": shipped.card.run,
+        "epoch": shipped.card.epoch,
+    }
+    write_results(folder, part, data.ids(found.rows_N), found.probabilities_NK, targets, thresholds, shipped.card.run)
+    folder.write_json(f"summary_{part}.json", summary)
+    return summary

@@ -1,0 +1,6 @@
+"""Image files -> decoded, stacked, resized pixels: as a source for training, or written as shards."""
+
+from hpa_ray.ingest.prepare import prepare
+from hpa_ray.ingest.reader import ImageSource
+
+__all__ = ["ImageSource", "prepare"]

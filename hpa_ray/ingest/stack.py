@@ -1,0 +1,34 @@
+"""Decoded planes of one image -> one (C, S, S) uint8 image. Before: ingest/decode. After: shards/format, stream."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from hpa_ray.ingest.decode import DecodeError
+
+RESIZE_RULE = "area"
+"""Down: the mean over the area of each new pixel (exact block means where the sizes divide). Up: bilinear."""
+
+
+def stack_planes(planes: Sequence[np.ndarray], image_size: int) -> np.ndarray:
+    """C planes (H, H) uint8 of one size -> (C, S, S) uint8. Raises DecodeError if they do not fit together."""
+    shapes = {plane.shape for plane in planes}
+    if len(shapes) > 1:
+        raise DecodeError(f"planes of different sizes: {', '.join(f'{w} x {h} px' for h, w in sorted(shapes))}")
+    height, width = planes[0].shape
+    if height != width:
+        raise DecodeError(f"{width} x {height} px, expected a square image")
+    return np.stack([resize_plane(plane, image_size) for plane in planes])
+
+
+def resize_plane(plane: np.ndarray, image_size: int) -> np.ndarray:
+    """(H, H) uint8 -> (S, S) uint8 by `RESIZE_RULE`."""
+    side = plane.shape[0]
+    if side == image_size:
+        return plane
+    image = Image.fromarray(plane)
+    if side % image_size == 0:
+        return np.asarray(image.reduce(side // image_size))
+    rule = Image.Resampling.BOX if side > image_size else Image.Resampling.BILINEAR
+    return np.asarray(image.resize((image_size, image_size), rule))

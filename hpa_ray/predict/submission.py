@@ -1,0 +1,36 @@
+"""Probabilities -> label sets -> the competition's csv. Before: predict/infer."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from hpa_ray.labels import format_labels
+from hpa_ray.storage import write_bytes
+
+
+def labels_of(probabilities_NK: np.ndarray, thresholds_K: np.ndarray) -> list[list[int]]:
+    """Classes at or above their threshold; the most probable class where none is, so no image goes without."""
+    chosen = probabilities_NK >= thresholds_K
+    empty = ~chosen.any(axis=1)
+    chosen[empty, probabilities_NK[empty].argmax(axis=1)] = True
+    return [np.flatnonzero(row).tolist() for row in chosen]
+
+
+def write_submission(uri: str, image_ids: Sequence[str], labels: Mapping[str, Sequence[int]]) -> int:
+    """`Id,Predicted` in the order of image_ids (the competition compares by position).
+
+    An Id without labels gets the set predicted most often; returns how many there were.
+    """
+    texts = {image_id: format_labels(found) for image_id, found in labels.items()}
+    counts = np.unique(list(texts.values()), return_counts=True)
+    fallback = str(counts[0][counts[1].argmax()]) if texts else "0"
+    column = [texts.get(image_id, fallback) for image_id in image_ids]
+    buffer = io.BytesIO()
+    csv.write_csv(
+        pa.table({"Id": list(image_ids), "Predicted": column}), buffer, csv.WriteOptions(quoting_style="none")
+    )
+    write_bytes(uri, buffer.getvalue())
+    return sum(image_id not in texts for image_id in image_ids)

@@ -1,0 +1,81 @@
+"""What the user sees while work is done: lines, and a live bar on a terminal or a plain line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+PLAIN_EVERY_S = 10.0
+
+
+class Console:
+    """Lines to standard output and, once a log is attached, into it too."""
+
+    def __init__(self) -> None:
+        self._log: list[str] | None = None
+        self._live: Any = None
+
+    def say(self, text: str = "") -> None:
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+        if self._log is not None:
+            self._log.append(text)
+
+    @contextmanager
+    def logging(self) -> Iterator[list[str]]:
+        """Collect the lines said from here on."""
+        self._log = []
+        try:
+            yield self._log
+        finally:
+            self._log = None
+
+    @contextmanager
+    def progress(self, stage: str, total: int, unit: str = "images") -> "Iterator[Progress]":
+        """Show how far a stage is; call the result with what is done so far."""
+        if not sys.stdout.isatty():
+            yield PlainProgress(self, stage, total, unit)
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        with Bar(*columns, TextColumn("{task.fields[note]}"), transient=True) as bar:
+            task = bar.add_task(stage, total=total, note="")
+            self._live = bar
+            try:
+                yield lambda done, note="": bar.update(task, completed=done, note=note)
+            finally:
+                self._live = None
+
+
+class Progress(Protocol):
+    def __call__(self, done: int, note: str = "") -> None: ...
+
+
+class PlainProgress:
+    """A line when PLAIN_EVERY_S have passed since the last one, for job logs and pipes."""
+
+    def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
+        self.console, self.stage, self.total, self.unit = console, stage, total, unit
+        self.start = self.last = time.monotonic()
+        self.first_done: int | None = None
+
+    def __call__(self, done: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self.first_done is None:
+            self.first_done = done  # what an earlier run had done is no speed of this one
+        if now - self.last < PLAIN_EVERY_S:
+            return
+        self.last = now
+        rate = (done - self.first_done) / (now - self.start)
+        left = f", {(self.total - done) / rate:.0f} s left" if rate else ""
+        note = f", {note}" if note else ""
+        self.console.say(f"{self.stage}: {done:,} of {self.total:,} {self.unit}, {rate:.0f}/s{left}{note}")
+
+
+console = Console()
+"""The one screen of this process."""

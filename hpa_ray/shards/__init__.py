@@ -1,0 +1,24 @@
+"""Decoded images on disk: uncompressed Arrow IPC files with rows of one size, and an index that is written last."""
+
+from hpa_ray.shards.format import (
+    CHUNK_ROWS,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    ShardEntry,
+    ShardIndex,
+    encode_shard,
+    read_index,
+)
+from hpa_ray.shards.reader import ShardSource, open_shards
+
+__all__ = [
+    "CHUNK_ROWS",
+    "INDEX_FILE",
+    "MANIFEST_FILE",
+    "ShardEntry",
+    "ShardIndex",
+    "ShardSource",
+    "encode_shard",
+    "open_shards",
+    "read_index",
+]

@@ -1,0 +1,130 @@
+"""Items -> batches, in order, read ahead: on threads of this process, or by Ray Data tasks anywhere in the cluster.
+
+Before: stream/schedule and a source (ingest or shards). After: stream/device.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hpa_ray import cluster
+from hpa_ray.schema import Reject, Source
+from hpa_ray.stream.schedule import Batch, Item, Items
+
+TASK_BYTES = 32 * 2**20
+"""Pixels a Ray Data task reads at a time: small batches share a task, whose start costs some ms."""
+ITEMS_PER_TASK = 16
+
+
+def read_item(source: Source, item: Item) -> Batch:
+    images = source.read(item.rows_B)
+    seeds = item.seeds_B[np.isin(item.rows_B, images.rows_B)] if images.rejects else item.seeds_B
+    return Batch(
+        item.kind, item.epoch, item.step, images.rows_B, seeds, item.step_size, images.pixels_BCSS, images.rejects
+    )
+
+
+def local_feed(source: Source, items: Items, *, prefetch: int) -> Iterator[Batch]:
+    """Batches in the order of the items, up to `prefetch` of them read ahead on threads; needs no Ray."""
+    pool = ThreadPoolExecutor(min(prefetch, os.cpu_count() or 1))
+    pending: deque[Future[Batch]] = deque()
+    try:
+        for number in range(len(items)):
+            pending.append(pool.submit(lambda k: read_item(source, items[k]), number))
+            if len(pending) > prefetch:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
+    """A Ray Dataset of Arrow blocks, each with the batches of `per_task` items (see from_block), in order."""
+    import ray
+    import ray.data
+
+    num_tasks = -(-len(items) // per_task)
+    shared = ray.put((source, items))
+
+    def read(numbers: dict[str, np.ndarray]) -> pa.Table:
+        worker_source, worker_items = _get_shared(shared)
+        first = int(numbers["id"][0]) * per_task
+        last = min(first + per_task, len(worker_items))
+        return to_block([read_item(worker_source, worker_items[k]) for k in range(first, last)])
+
+    with ray.data.DataContext.current(cluster.data_context(in_order=True)):
+        return ray.data.range(num_tasks, override_num_blocks=num_tasks).map_batches(read, batch_size=1)
+
+
+def ray_feed(source: Source, items: Items, *, prefetch: int, batch_bytes: int) -> Iterator[Batch]:
+    """The same batches, read by Ray Data tasks on whatever CPUs the cluster has to spare, streamed as Arrow blocks.
+
+    Each worker runs a pipeline of its own over its own items: no worker waits for another one's reader, and the order
+    within a worker is kept (preserve_order), so the samples of every step are exactly those of the schedule.
+    """
+    if not len(items):
+        return
+    per_task = max(1, min(ITEMS_PER_TASK, TASK_BYTES // max(1, batch_bytes)))
+    blocks = ray_blocks(source, items, per_task=per_task)
+    ahead = max(1, prefetch // per_task)
+    for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead):
+        yield from from_block(block)
+
+
+_cache: dict[str, tuple[Source, Items]] = {}
+
+
+def _get_shared(reference: Any) -> tuple[Source, Items]:
+    """The object behind a reference, fetched once per Ray worker process; of the last reference only."""
+    import ray
+
+    key = reference.hex()
+    if key not in _cache:
+        value = ray.get(reference)
+        _cache.clear()
+        _cache[key] = value
+    return _cache[key]
+
+
+def to_block(batches: Sequence[Batch]) -> pa.Table:
+    """Batches as an Arrow table with a row per batch."""
+    return pa.table(
+        {
+            "kind": [batch.kind for batch in batches],
+            "epoch": [batch.epoch for batch in batches],
+            "step": [batch.step for batch in batches],
+            "rows": pa.array([batch.rows_B for batch in batches], pa.list_(pa.int64())),
+            "seeds": pa.array([batch.seeds_B for batch in batches], pa.list_(pa.int64())),
+            "step_size": [batch.step_size for batch in batches],
+            "shape": pa.array([batch.pixels_BCSS.shape for batch in batches], pa.list_(pa.int64())),
+            "pixels": pa.array([batch.pixels_BCSS.reshape(-1).data for batch in batches], pa.large_binary()),
+            "rejects": [json.dumps(batch.rejects) for batch in batches],
+        }
+    )
+
+
+def from_block(block: pa.Table) -> Iterator[Batch]:
+    """The batches of a table; pixels are read-only views of it."""
+    for record in block.to_batches():
+        small = record.drop_columns(["pixels"]).to_pylist()
+        pixels = record.column("pixels")
+        offsets = np.frombuffer(pixels.buffers()[1], np.int64)[pixels.offset : pixels.offset + len(pixels) + 1]
+        data = np.frombuffer(pixels.buffers()[2], np.uint8) if offsets[-1] else np.empty(0, np.uint8)
+        for row, start, stop in zip(small, offsets[:-1], offsets[1:], strict=True):
+            yield Batch(
+                row["kind"],
+                row["epoch"],
+                row["step"],
+                np.asarray(row["rows"], np.int64),
+                np.asarray(row["seeds"], np.int64),
+                row["step_size"],
+                data[start:stop].reshape(row["shape"]),
+                [Reject(*reject) for reject in json.loads(row["rejects"])],
+            )

@@ -1,0 +1,96 @@
+"""All a worker will read in a run, as one sequence of batches. Before: stream/order. After: stream/feed.
+
+Training steps and validation batches of all epochs stand in one sequence, so that one reader, started once, serves the
+run: restarting a Ray Data execution costs 0.8 s warm and 8 to 40 s cold.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from hpa_ray.schema import Reject
+from hpa_ray.stream.order import EpochOrder, Steps, contiguous_share, sample_seeds
+
+
+class Item(NamedTuple):
+    """What to read for one batch of one worker."""
+
+    kind: Literal["train", "val"]
+    epoch: int
+    step: int
+    rows_B: np.ndarray  # manifest rows, int64
+    seeds_B: np.ndarray  # int64
+    step_size: int  # samples of this step over all workers
+
+
+class Batch(NamedTuple):
+    """What was read; rejected rows are left out of rows, pixels and seeds."""
+
+    kind: Literal["train", "val"]
+    epoch: int
+    step: int
+    rows_B: np.ndarray
+    seeds_B: np.ndarray
+    step_size: int
+    pixels_BCSS: np.ndarray  # uint8
+    rejects: list[Reject]
+
+
+class Items(Protocol):
+    """A sequence of items, each worked out when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Item: ...
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every given row once, in order: validation, evaluation, prediction."""
+
+    rows: np.ndarray  # manifest rows
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Item:
+        rows = self.rows[number * self.batch_size : (number + 1) * self.batch_size]
+        return Item("val", 0, number, rows, np.zeros(len(rows), np.int64), len(rows))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The items of one worker from the first epoch it has not seen to the last."""
+
+    train_rows: np.ndarray  # manifest rows of the training part, in stored order
+    val_rows: np.ndarray
+    order: EpochOrder
+    steps: Steps
+    rank: int
+    first_epoch: int
+    num_epochs: int
+
+    @property
+    def validation(self) -> Sweep:
+        """This worker's share of the validation part."""
+        start, stop = contiguous_share(len(self.val_rows), rank=self.rank, world_size=self.steps.world_size)
+        return Sweep(self.val_rows[start:stop], self.steps.batch_size)
+
+    @property
+    def items_per_epoch(self) -> int:
+        return self.steps.per_epoch + len(self.validation)
+
+    def __len__(self) -> int:
+        return (self.num_epochs - self.first_epoch) * self.items_per_epoch
+
+    def __getitem__(self, number: int) -> Item:
+        epoch, step = divmod(number, self.items_per_epoch)
+        epoch += self.first_epoch
+        if step >= self.steps.per_epoch:
+            return self.validation[step - self.steps.per_epoch]._replace(epoch=epoch)
+        start, stop = self.steps.share(step, self.rank)
+        rows = self.train_rows[self.order.rows(epoch, start, stop)]
+        first, last = self.steps.step(step)
+        return Item("train", epoch, step, rows, sample_seeds(self.order.seed, epoch, start, stop), last - first)

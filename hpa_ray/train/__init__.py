@@ -1,0 +1,5 @@
+"""One training loop, three hosts: this process, Ray Train workers, and (by the same context) a Tune actor."""
+
+from hpa_ray.train.launch import launch
+
+__all__ = ["launch"]

@@ -1,0 +1,72 @@
+"""Where the loop runs: the small context it knows, and the one without Ray."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from hpa_ray.schema import Source
+from hpa_ray.stream import Batch, Schedule, local_feed
+
+Event = dict[str, Any]
+
+
+class Host(Protocol):
+    """What the training loop needs to know of where it runs. Every rank makes the same calls in the same order."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
+        """This rank's batches, in order."""
+        ...
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over all ranks."""
+        ...
+
+    def equalize(self, model: nn.Module) -> None:
+        """Give every rank the buffers of rank 0: batch statistics drift apart, and one model is what is validated."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, by rank, on every rank."""
+        ...
+
+    def tell(self, event: Event) -> None:
+        """Pass something to show on to the driver; rank 0 only."""
+        ...
+
+    def end_epoch(self, metrics: Event) -> None:
+        """All ranks have finished an epoch and its checkpoint is stored."""
+        ...
+
+
+class LocalHost:
+    """This process, one worker, no Ray."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, use_gpu: bool | None, prefetch: int, show: Callable[[Event], None]) -> None:
+        gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
+        self.device = torch.device("cuda" if gpu else "cpu")
+        self.prefetch, self.tell = prefetch, show
+        torch.set_num_threads(os.cpu_count() or 1)
+
+    def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
+        return local_feed(source, schedule, prefetch=self.prefetch)
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def equalize(self, model: nn.Module) -> None:
+        pass
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def end_epoch(self, metrics: Event) -> None:
+        pass

@@ -1,0 +1,164 @@
+"""Start the loop where the configuration says: in this process, or in Ray Train workers. Owns screen and run folder."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpa_ray import cluster
+from hpa_ray.checkpoint import RunFolder
+from hpa_ray.config import Config
+from hpa_ray.errors import InputError
+from hpa_ray.schema import Source
+from hpa_ray.stream import Batch, Data, Schedule, ray_feed
+from hpa_ray.train.host import Event, LocalHost
+from hpa_ray.train.loop import train
+
+POLL_S = 0.5
+
+
+def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
+    """Run the training to its end; `show` gets the loop's events in this process.
+
+    Raises InputError where the user can help, and whatever ended the run otherwise.
+    """
+    if config.train.num_workers == 0:
+        if config.train.use_gpu and not torch.cuda.is_available():
+            raise InputError("train.use_gpu = true, but torch sees no GPU here")
+        train(config, data, LocalHost(config.train.use_gpu, config.train.prefetch_batches, show), folder)
+    else:
+        _launch_ray(config, data, folder, show)
+
+
+def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    cfg = config.train
+    cluster.start_ray(cfg.num_workers, use_gpu=cfg.use_gpu)
+    use_gpu = cluster.has_gpus(cfg.num_workers) if cfg.use_gpu is None else cfg.use_gpu
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(mailbox, ended, show), daemon=True)
+    watcher.start()
+    with tempfile.TemporaryDirectory(prefix="hpa_ray_") as scratch:  # Ray's own notes; ours are in the run folder
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"config": config, "data": ray.put(data), "folder": folder.uri, "mailbox": mailbox},
+            scaling_config=ScalingConfig(num_workers=cfg.num_workers, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=config.run.name,
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=cfg.max_failures),
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            with cluster.plain_mistakes():
+                trainer.fit()
+        finally:
+            ended.set()
+            watcher.join()
+    problems = ray.get(mailbox.mistake.remote())
+    if problems:
+        raise InputError(*problems)
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """One Ray Train worker. A mistake of the user ends the run instead of being tried again."""
+    import ray
+
+    config, mailbox = settings["config"], settings["mailbox"]
+    if ray.get(mailbox.mistake.remote()):
+        return
+    host = RayHost(config.train.prefetch_batches, mailbox)
+    try:
+        train(config, ray.get(settings["data"]), host, RunFolder(settings["folder"]))
+    except Exception as error:
+        mistake = cluster.input_error_in(error)
+        if mistake is not None:
+            ray.get(mailbox.note_mistake.remote(mistake.problems))
+        raise
+
+
+class RayHost:
+    """One of several Ray Train workers: gradients by DDP, batches by Ray Data."""
+
+    def __init__(self, prefetch: int, mailbox: Any) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.prefetch, self.mailbox = prefetch, mailbox
+        # Ray tells every library to use one thread per logical CPU of the worker; all cores are ours to share
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+
+    def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
+        image_bytes = len(source.channels) * source.image_size**2
+        batch_bytes = schedule.steps.batch_size * image_bytes
+        return ray_feed(source, schedule, prefetch=self.prefetch, batch_bytes=batch_bytes)
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        if self.world_size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+    def equalize(self, model: nn.Module) -> None:
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def gather(self, value: Any) -> list[Any]:
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def tell(self, event: Event) -> None:
+        self.mailbox.put.remote(event)
+
+    def end_epoch(self, metrics: Event) -> None:
+        import ray.train
+
+        # a barrier over the ranks, and a sign of life for the controller; the state itself is in the run folder
+        ray.train.report({"epoch": metrics.get("epoch", 0)})
+
+
+class Mailbox:
+    """What the loop on rank 0 wants shown by the driver, and the user's mistake, if there was one. A Ray actor."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._mistake: tuple[str, ...] = ()
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def note_mistake(self, problems: tuple[str, ...]) -> None:
+        self._mistake = self._mistake or problems
+
+    def mistake(self) -> tuple[str, ...]:
+        return self._mistake
+
+
+def _watch(mailbox: Any, ended: threading.Event, show: Callable[[Event], None]) -> None:
+    import ray
+
+    last = False
+    while not last:
+        last = ended.wait(POLL_S)  # after the end, once more
+        for event in ray.get(mailbox.take.remote()):
+            show(event)
