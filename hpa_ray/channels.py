@@ -25,5 +25,5 @@ def channel_indices(channels: Sequence[str]) -> list[int]:
     """
     wrong = [name for name in channels if name not in STAINS]
     if wrong or not channels or len(set(channels)) < len(channels):
-        raise InputError(f"data.channels = {','.join(channels)!r} - name each stain once, from: {', '.join(STAINS)}")
+        raise InputError(f"name each stain once, from: {', '.join(STAINS)}")
     return [STAINS.index(name) for name in channels]

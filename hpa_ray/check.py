@@ -14,6 +14,7 @@ import numpy as np
 
 from hpa_ray.channels import STAINS
 from hpa_ray.ingest.decode import DecodeError, decode_plane
+from hpa_ray.ingest.stack import check_shapes
 from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.manifest import Folder, LabelTable, build_manifest
 from hpa_ray.schema import Reject
@@ -115,19 +116,23 @@ def _decode_all(
     bad: set[str] = set()
 
     def look(row: dict[str, Any]) -> tuple[str, set[tuple[int, ...]], list[float], Reject | None]:
-        means, shapes = [], set()
-        file = ""
+        means: list[float] = []
+        shapes: list[tuple[int, ...]] = []
+        files = [f"{row['image_id']}_{stain}.{row['extension']}" for stain in channels]
+        file = files[0]
         try:
-            for stain in channels:
-                file = f"{row['image_id']}_{stain}.{row['extension']}"
+            for file in files:
                 plane = decode_plane(read_bytes(join(uri, file)))
-                shapes.add(plane.shape)
+                shapes.append(plane.shape)
                 means.append(float(plane.mean()) / 255)
-            if len(shapes) > 1:
-                raise DecodeError(f"planes of different sizes: {sorted(shapes)}")
-        except (DecodeError, OSError) as error:
-            return row["image_id"], shapes, [], Reject(-1, row["image_id"], file, str(error))
-        return row["image_id"], shapes, means, None
+            file = files[0]
+            check_shapes(shapes)
+        except DecodeError as error:
+            return row["image_id"], set(shapes), [], Reject(-1, row["image_id"], file, str(error))
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror or error})"
+            return row["image_id"], set(shapes), [], Reject(-1, row["image_id"], file, reason)
+        return row["image_id"], set(shapes), means, None
 
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
         for done, (image_id, shapes, means, reject) in enumerate(pool.map(look, rows), start=1):

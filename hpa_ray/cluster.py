@@ -1,8 +1,6 @@
-"""Starting or joining Ray with settings that suit image training, and finding the user's mistake in Ray's errors."""
+"""Starting or joining Ray with settings that suit image training."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from hpa_ray.errors import InputError
@@ -35,6 +33,10 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
         try:
             ray.init(address="auto", **settings)
         except ConnectionError:  # no cluster to join
+            if address := os.environ.get("RAY_ADDRESS"):
+                raise InputError(
+                    f"RAY_ADDRESS = {address}: no Ray cluster answers there - start it, or unset RAY_ADDRESS"
+                ) from None
             if num_workers > cores:
                 raise _too_many(num_workers, f"this machine has {cores} CPUs") from None
             # a worker keeps a core busy whatever Ray counts; Data tasks share with it rather than wait for ever
@@ -66,33 +68,6 @@ def has_gpus(num_workers: int) -> bool:
     import ray
 
     return bool(ray.cluster_resources().get("GPU", 0) >= num_workers)
-
-
-@contextmanager
-def plain_mistakes() -> Iterator[None]:
-    """Raise a user's mistake that Ray has wrapped in its own errors as the InputError it was."""
-    try:
-        yield
-    except Exception as error:
-        mistake = input_error_in(error)
-        if mistake is None or mistake is error:
-            raise
-        raise mistake from error
-
-
-def input_error_in(error: BaseException) -> InputError | None:
-    """The user's mistake behind an error that came from a Ray task or worker, if it is one."""
-    return next((cause for cause in _causes(error, set()) if isinstance(cause, InputError)), None)
-
-
-def _causes(error: Any, seen: set[int]) -> Iterator[BaseException]:
-    if not isinstance(error, BaseException) or id(error) in seen:
-        return
-    seen.add(id(error))
-    yield error
-    failures = getattr(error, "worker_failures", {})
-    for cause in (error.__cause__, error.__context__, getattr(error, "cause", None), *failures.values()):
-        yield from _causes(cause, seen)
 
 
 def _too_many(num_workers: int, limit: str) -> InputError:

@@ -6,27 +6,29 @@ from typing import Any
 import numpy as np
 
 from hpa_ray.checkpoint import RunFolder, ShippedModel, write_results
+from hpa_ray.config import Config
 from hpa_ray.metrics import constant_floor, score
 from hpa_ray.predict import infer
-from hpa_ray.stream import Data
+from hpa_ray.stream import Data, check_rejects
 
 
 def evaluate(
+    config: Config,
     shipped: ShippedModel,
     data: Data,
     rows: np.ndarray,
     *,
     part: str,
     folder: RunFolder,
-    batch_size: int,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Score the model on manifest rows; writes summary_<part>.json, the per-class table and the predictions.
 
     `_tuned` scores use the thresholds stored with the model, which were tuned on its validation part. Returns the
-    summary. Raises InputError for unreadable images.
+    summary. Raises InputError if images can not be used and data.on_error does not allow it.
     """
-    found = infer(shipped, data.source, rows, batch_size=batch_size, on_progress=on_progress)
+    found = infer(shipped, data.source, rows, batch_size=config.evaluate.batch_size, on_progress=on_progress)
+    check_rejects(config, found.rejects, len(rows))
     targets = data.targets_NK[found.rows_N]
     thresholds = np.asarray(shipped.card.thresholds)
     scores: dict[str, Any] = dict(score(found.probabilities_NK, targets))

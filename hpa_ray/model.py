@@ -42,5 +42,5 @@ class Classifier(nn.Module):
 def build_model(name: str, *, mean: Sequence[float], std: Sequence[float], num_classes: int, seed: int) -> Classifier:
     """A model with weights drawn from `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also set those of the GPUs
         return Classifier(name, mean=mean, std=std, num_classes=num_classes)

@@ -9,6 +9,11 @@ from typing import Any, Protocol
 PLAIN_EVERY_S = 10.0
 
 
+def one_line(text: str) -> str:
+    """Names and cells of a user's files must not move the cursor, start new lines or be impossible to print."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 class Console:
     """Lines to standard output and, once a log is attached, into it too."""
 
@@ -17,6 +22,8 @@ class Console:
         self._live: Any = None
 
     def say(self, text: str = "") -> None:
+        """Print one line, whatever names and cells of the user's files are in it."""
+        text = one_line(text)
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

@@ -16,7 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from hpa_ray.errors import InputError
+
 NATIVE_SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")
+QUERY_SCHEMES = (*NATIVE_SCHEMES, "http", "https")
+"""Where `?` begins options or a signature (s3://bucket/folder?region=eu-north-1); elsewhere it is part of a name."""
 
 
 def is_local(uri: str) -> bool:
@@ -26,12 +30,15 @@ def is_local(uri: str) -> bool:
 def absolute(uri: str) -> str:
     """A local path made absolute (`~` expanded, file:// removed); any other URI without its trailing slash."""
     if not is_local(uri):
-        return uri.rstrip("/")
+        base, query = _split_query(uri)
+        return _without_slash(base) + query
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
 def join(base: str, *parts: str) -> str:
-    return "/".join([base.rstrip("/"), *parts])
+    """A file in a folder; the query of the folder's URI goes with it."""
+    base, query = _split_query(base)
+    return "/".join([_without_slash(base), *parts]) + query
 
 
 def read_bytes(uri: str) -> bytes:
@@ -55,8 +62,12 @@ def write_bytes(uri: str, data: "bytes | pa.Buffer") -> None:
     """Write the file whole or not at all; folders above it are made."""
     if not is_local(uri):
         filesystem, path = _filesystem(uri)
+        buffer = pa.py_buffer(data)  # whatever is wrong with the data shows before the object is touched
+        if isinstance(filesystem, fs.PyFileSystem):  # an fsspec stream would show a cut file while it is written
+            filesystem.handler.fs.pipe_file(path, buffer.to_pybytes())
+            return
         with filesystem.open_output_stream(path) as stream:
-            stream.write(data)
+            stream.write(buffer)
         return
     path = absolute(uri)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -67,8 +78,10 @@ def write_bytes(uri: str, data: "bytes | pa.Buffer") -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # "no space left" comes without a name
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 
@@ -123,25 +136,42 @@ def free_bytes(uri: str) -> int | None:
     if not is_local(uri):
         return None
     path = Path(absolute(uri))
-    while not path.exists():
+    while not os.path.exists(path):  # Path.exists raises where a folder may not be looked into
         path = path.parent
     return shutil.disk_usage(path).free
 
 
-@functools.lru_cache(maxsize=64)
-def _root(scheme: str, authority: str, query: str) -> tuple[fs.FileSystem, str]:
-    if scheme in NATIVE_SCHEMES:
-        filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{authority}{query}")
-        return filesystem, path
-    import fsspec  # heavy, and only for rarer schemes
+def _split_query(uri: str) -> tuple[str, str]:
+    """URI -> URI without its query, and the query with its `?`."""
+    if uri.partition("://")[0] not in QUERY_SCHEMES:
+        return uri, ""
+    base, question, query = uri.partition("?")
+    return base, question + query
 
-    handler = fs.FSSpecHandler(fsspec.filesystem(scheme))
-    return fs.PyFileSystem(handler), f"{scheme}://{authority}" if scheme in ("http", "https") else authority
+
+def _without_slash(uri: str) -> str:
+    scheme, colon, rest = uri.rpartition("://")
+    return scheme + colon + rest.rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _native(scheme: str, authority: str, query: str) -> tuple[fs.FileSystem, str]:
+    filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{authority}{query}")
+    return filesystem, path
 
 
 def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    scheme, rest = uri.split("://", 1)
-    rest, question, query = rest.partition("?") if scheme in NATIVE_SCHEMES else (rest, "", "")
-    authority, _, path = rest.partition("/")
-    filesystem, root = _root(scheme, authority, question + query)
-    return filesystem, f"{root}/{path}" if path else root
+    scheme = uri.partition("://")[0]
+    if scheme in NATIVE_SCHEMES:
+        base, query = _split_query(uri)
+        authority, _, path = base.removeprefix(f"{scheme}://").partition("/")
+        filesystem, root = _native(scheme, authority, query)
+        return filesystem, f"{root}/{path}" if path else root
+    from fsspec.core import url_to_fs  # heavy, and only for rarer schemes
+
+    try:
+        other, path = url_to_fs(uri)
+    except (ImportError, ValueError, TypeError) as error:  # not installed, not known, or it needs options
+        raise InputError(f"{uri}: no access to {scheme}:// addresses ({error})") from error
+    other.invalidate_cache()  # another process may have written since the last listing
+    return fs.PyFileSystem(fs.FSSpecHandler(other)), path

@@ -62,7 +62,7 @@ def load_model(run: str) -> ShippedModel:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         card = ModelCard.model_validate_json(header["__metadata__"][METADATA_KEY])
     except (SafetensorError, ValidationError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = "it has no model card" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise InputError(f"{uri}: not a model file of this program ({reason})") from error
     for name, found, expected in (
         ("format", card.format, FORMAT),
@@ -77,5 +77,6 @@ def load_model(run: str) -> ShippedModel:
         model = build_model(card.architecture, mean=blank, std=blank, num_classes=NUM_CLASSES, seed=0)
         model.load_state_dict(tensors)
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"{uri}: the weights do not fit {card.architecture} ({str(error)[:200]})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{uri}: the weights do not fit {card.architecture} ({reason})") from error
     return ShippedModel(model.eval(), card)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -55,8 +56,9 @@ class RunFolder:
         uri = self.path("checkpoints", f"epoch-{epochs[-1]:04d}.pt")
         try:
             state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(uri)), map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can raise nearly anything here
-            raise InputError(f"{uri}: damaged checkpoint - delete it to go on from the one before") from error
+        except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{uri}: not a checkpoint ({reason}) - delete it to go on from the one before") from error
         return state
 
     def _checkpoints(self) -> list[int]:

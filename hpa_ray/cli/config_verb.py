@@ -13,10 +13,12 @@ def config(invocation: Invocation) -> dict[str, Any]:
     if action == "keys" and not words:
         for key, field in config_keys().items():
             default = "unset" if field.default is None else field.default
-            console.say(f"{key}  ({type_name(field)}, default {default})\n    {field.description}")
+            console.say(f"{key}  ({type_name(field)}, default {default})")
+            console.say(f"    {field.description}")
         return {"num_keys": len(config_keys())}
     if action == "show":
         resolved = load_config(words, recipe=invocation.recipe, file=invocation.file)
-        console.say(dump_config(resolved).rstrip())
+        for line in dump_config(resolved).rstrip().split("\n"):
+            console.say(line)
         return resolved.model_dump(mode="json")
     raise InputError(f"config {action}: write `hpa-ray config show [key=value ...]` or `hpa-ray config keys`")

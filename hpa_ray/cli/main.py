@@ -1,14 +1,18 @@
 """Words of a command line -> one verb -> an exit code: 0 done, 2 the user's input is wrong, 1 anything else."""
 
 import argparse
+import errno
 import importlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from hpa_ray import cluster
 from hpa_ray.errors import InputError
+from hpa_ray.progress import one_line
 
 # verb -> (what it does, sections of the configuration it reads)
 VERBS = {
@@ -21,6 +25,13 @@ VERBS = {
     "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
+PLACE_ERRORS = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    }
+)
+"""What the system says of a place that the user can mend or choose anew."""
 MORE_SECTIONS = {"train": ("optim", "train", "run")}
 
 
@@ -60,7 +71,12 @@ def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
     except KeyboardInterrupt:
         print(f"hpa-ray {arguments.verb}: interrupted", file=sys.stderr)
         return 1
-    except Exception:
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone; Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in PLACE_ERRORS and error.filename and not arguments.debug:
+            return _complain(f"hpa-ray {arguments.verb}", InputError(f"{error.filename}: {_reason(error)}"))
         traceback.print_exc()
         print(
             f"hpa-ray {arguments.verb}: this is a mistake of the program or the machine, not of your input",
@@ -77,7 +93,9 @@ def run(invocation: Invocation) -> dict[str, Any]:
     from hpa_ray.config import load_config  # late: `hpa-ray --help` needs none of what these import
 
     if invocation.verb != "config":  # mistakes first: what the verbs import takes seconds
-        load_config(invocation.words, recipe=invocation.recipe, file=invocation.file)
+        config = load_config(invocation.words, recipe=invocation.recipe, file=invocation.file)
+        if invocation.verb == "train" and config.train.num_workers > (os.cpu_count() or 1):
+            cluster.start_ray(config.train.num_workers, use_gpu=config.train.use_gpu)  # joins a cluster or refuses
     verbs = importlib.import_module("hpa_ray.cli.verbs")
     result: dict[str, Any] = getattr(verbs, invocation.verb)(invocation)
     return result
@@ -136,10 +154,10 @@ def _as_word(value: Any) -> str:
 
 def _complain(who: str, error: InputError) -> int:
     for problem in error.problems:
-        print(f"{who}: {_one_line(problem)}", file=sys.stderr)
+        print(f"{who}: {one_line(problem)}", file=sys.stderr)
     return 2
 
 
-def _one_line(text: str) -> str:
-    """Names and cells of a user's files must not move the cursor or start new lines."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+def _reason(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{error.strerror} - {'free some space' if full else 'mend it'} or name another place"

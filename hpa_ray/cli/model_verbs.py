@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
 from hpa_ray.checkpoint import RunFolder, load_model, prediction_table
 from hpa_ray.cli.main import Invocation
@@ -27,7 +28,11 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
     if run is None:
         raise InputError("evaluate needs evaluate.run=RUN_FOLDER (or a model.safetensors)")
     shipped = load_model(absolute(run))
-    trained = Config.model_validate(yaml.safe_load(shipped.card.config))
+    try:
+        trained = Config.model_validate(yaml.safe_load(shipped.card.config))
+    except (ValidationError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{run}: its configuration is not one of this version ({reason})") from error
     config = resolve(invocation, base=trained)
     if shipped.card.channels != config.data.channels:
         raise InputError(
@@ -40,9 +45,7 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
         raise InputError(f"evaluate.part = {part}: the data has no images in it")
     folder = RunFolder(config.evaluate.output or (os.path.dirname(run) if run.endswith(".safetensors") else run))
     with console.progress("evaluate", len(rows)) as show:
-        summary = evaluate_model(
-            shipped, data, rows, part=part, folder=folder, batch_size=config.evaluate.batch_size, on_progress=show
-        )
+        summary = evaluate_model(config, shipped, data, rows, part=part, folder=folder, on_progress=show)
     for name, value in summary.items():
         console.say(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
     console.say(f"written: {folder.uri}/summary_{part}.json and predictions_{part}.parquet")
@@ -59,6 +62,9 @@ def predict(invocation: Invocation) -> dict[str, Any]:
         config = with_atlas(config)
     wanted = read_ids(config.predict.submission) if config.predict.submission else None
     source, ids, rejects = _open_unlabelled(config, shipped.card.channels, shipped.card.image_size, wanted)
+    cfg = config.data
+    where, num_images = cfg.shards or cfg.images or "", len(ids) + len(rejects) if wanted is None else len(wanted)
+    check_ceiling(where, rejects, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
     with console.progress("predict", len(ids)) as show:
         found = infer(
             shipped,
@@ -69,13 +75,7 @@ def predict(invocation: Invocation) -> dict[str, Any]:
             on_progress=show,
         )
     rejects += found.rejects
-    check_ceiling(
-        config.data.images or "",
-        rejects,
-        len(ids),
-        on_error=config.data.on_error,
-        max_rejected=config.data.max_rejected,
-    )
+    check_ceiling(where, rejects, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
     labels = labels_of(found.probabilities_NK, np.asarray(shipped.card.thresholds))
     names = [ids[row] for row in found.rows_N]
     write_parquet(
@@ -86,7 +86,7 @@ def predict(invocation: Invocation) -> dict[str, Any]:
     filled = write_submission(join(output, "submission.csv"), order, by_id)
     if rejects:
         write_parquet(join(output, "rejected.parquet"), rejected_table(rejects))
-        for line in problem_lines(config.data.images or "", rejects):
+        for line in problem_lines(where, rejects):
             console.say(f"left out  {line}")
     if filled:
         console.say(f"{filled} rows of submission.csv have no prediction and carry the most frequent label set")
@@ -104,23 +104,18 @@ def _open_unlabelled(
         if shards.image_size != image_size:
             raise InputError(f"{cfg.shards} holds {shards.image_size} px images, the model takes {image_size} px")
         ids = table["image_id"].to_pylist()
-        _refuse_unknown(cfg.shards, wanted, ids)
-        return shards, ids, []
+        return shards, ids, _not_there(wanted, ids, channels)
     if not cfg.images:
         raise InputError("predict needs data.images=FOLDER (or data.shards=FOLDER)")
     manifest = build_manifest(list_folder(cfg.images), None, channels)
     ids = manifest.image_ids.to_pylist()
-    rejects = [reject for reject in manifest.rejects if wanted is None or reject.image_id in set(wanted)]
-    if cfg.on_error == "fail":
-        _refuse_unknown(cfg.images, wanted, ids + [reject.image_id for reject in rejects])
-    check_ceiling(cfg.images, rejects, len(ids) + len(rejects), on_error=cfg.on_error, max_rejected=cfg.max_rejected)
-    return ImageSource(cfg.images, manifest.table, channels, image_size, cfg.on_error), ids, rejects
+    asked = None if wanted is None else set(wanted)
+    rejects = [reject for reject in manifest.rejects if asked is None or reject.image_id in asked]
+    rejects += _not_there(wanted, ids + [reject.image_id for reject in rejects], channels)
+    return ImageSource(cfg.images, manifest.table, channels, image_size), ids, rejects
 
 
-def _refuse_unknown(where: str, wanted: list[str] | None, ids: list[str]) -> None:
+def _not_there(wanted: list[str] | None, ids: list[str], channels: tuple[str, ...]) -> list[Reject]:
+    """The Ids of the sample submission of which there is nothing at all."""
     missing = sorted(set(wanted or ()) - set(ids))
-    if missing:
-        raise InputError(
-            f"{where}: no images of {len(missing)} Ids of the sample submission (first: {missing[0]}) - "
-            "add them, or fill their rows with data.on_error=quarantine"
-        )
+    return [Reject(-1, name, f"{name}_{channels[0]}.png", "no image of this Id") for name in missing]

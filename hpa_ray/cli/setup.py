@@ -40,9 +40,22 @@ def resolve(invocation: Invocation, *, base: Config | None = None) -> Config:
     changes = {}
     for section, names in PATHS.items():
         values = getattr(config, section)
-        given = {name: absolute(value) for name in names if (value := getattr(values, name)) is not None}
+        given = {}
+        for name in names:
+            if (value := getattr(values, name)) is not None:
+                given[name] = _path(f"{section}.{name}", value)
         changes[section] = values.model_copy(update=given)
     return config.model_copy(update=changes)
+
+
+def _path(key: str, value: str) -> str:
+    try:
+        possible = b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise InputError(f"{key} = {value!r} - no file can have this name")
+    return absolute(value)
 
 
 def has_data(config: Config) -> bool:

@@ -19,7 +19,7 @@ from hpa_ray.config import Config, dump_config
 from hpa_ray.errors import InputError
 from hpa_ray.evaluate import evaluate
 from hpa_ray.progress import Progress, console
-from hpa_ray.storage import join
+from hpa_ray.storage import join, remove
 from hpa_ray.stream import Data, open_data
 from hpa_ray.train import launch
 
@@ -45,14 +45,16 @@ def train(invocation: Invocation) -> dict[str, Any]:
     config = config.model_copy(update={"run": config.run.model_copy(update={"name": name, "storage": storage})})
     folder = RunFolder(join(storage, name))
     with console.logging() as log:
+        _claim(folder, config, dry=True)
+        data = open_data(config) if has_data(config) else None  # mistakes first: Ray takes seconds, the atlas minutes
         if config.train.num_workers:
             cluster.start_ray(config.train.num_workers, use_gpu=config.train.use_gpu)
-        if not has_data(config):
-            _claim(folder, config, dry=True)  # before minutes go into drawing the atlas
+        if data is None:
             config = with_atlas_shards(config)
+            data = open_data(config)
         _claim(folder, config)
         try:
-            summary = _train(config, folder, log, began)
+            summary = _train(config, data, folder, log, began)
         except BaseException as error:
             _end_badly(folder, error)
             raise
@@ -61,8 +63,7 @@ def train(invocation: Invocation) -> dict[str, Any]:
     return summary
 
 
-def _train(config: Config, folder: RunFolder, log: list[str], began: float) -> dict[str, Any]:
-    data = open_data(config)
+def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began: float) -> dict[str, Any]:
     for note in data.notes:
         console.say(f"note: {note}")
     sizes = {part: len(rows) for part, rows in data.parts.items()}
@@ -96,9 +97,7 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
         return {}
     shipped = load_model(folder.uri)
     with console.progress("test", len(rows)) as show:
-        scores = evaluate(
-            shipped, data, rows, part="test", folder=folder, batch_size=config.evaluate.batch_size, on_progress=show
-        )
+        scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)
     return {f"test_{name}": value for name, value in scores.items() if isinstance(value, float) or name == "num_images"}
 
 
@@ -119,16 +118,21 @@ def _show(event: dict[str, Any], progress: Progress, num_images: int, config: Co
 def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
     """Make the run folder this run's own. Raises InputError if it is another's, or not the same run's."""
     text = dump_config(config)
-    if not folder.exists():
+    if not folder.exists() or _ended_empty(folder):
         if not dry:
             folder.write_text("config.yaml", text)
+            remove([folder.path("summary.json")])
         return
     if not config.run.resume:
         raise InputError(
             f"{folder.uri}: there is a run of this name already - "
             "choose another run.name, or go on with it by run.resume=true"
         )
-    before, now = _flat(yaml.safe_load(folder.read_text("config.yaml"))), _flat(yaml.safe_load(text))
+    try:
+        before = _flat(yaml.safe_load(folder.read_text("config.yaml")))
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        raise InputError(f"{folder.uri}/config.yaml: damaged - choose another run.name") from error
+    now = _flat(yaml.safe_load(text))
     ignored = MAY_DIFFER + (("data.shards",) if dry else ())
     sections = ("data", "split", "model", "loss", "augment", "optim", "train", "run")
     keys = [key for key in now if key not in ignored and key.split(".")[0] in sections]
@@ -137,6 +141,15 @@ def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
         raise InputError(
             f"{folder.uri} was started with other settings - {'; '.join(changed)}: use those, or another run.name"
         )
+
+
+def _ended_empty(folder: RunFolder) -> bool:
+    """Whether a run stopped before its first epoch was done, as on a mistake in its input: nothing can be lost."""
+    try:
+        summary = folder.read_json("summary.json")
+        return bool(summary["epochs"] == 0 and summary["status"] in ("failed", "interrupted"))
+    except (FileNotFoundError, ValueError, TypeError, LookupError):
+        return False
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The same flat table of keys serves `config keys`, the suggestions and (as dotted
 """
 
 import difflib
+import reprlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,22 +45,23 @@ def load_config(
     problems: list[str] = []
     settings: list[Setting] = []
     if recipe is not None:
-        path = RECIPES / f"{recipe}.yaml"
-        if not path.is_file():
-            raise InputError(f"--recipe {recipe}: no such recipe - there are: {', '.join(recipe_names())}")
-        settings += _from_yaml(path.read_text(), f"recipe {recipe}", problems)
+        if recipe not in recipe_names():
+            raise InputError(f"--recipe {recipe:.60}: no such recipe - there are: {', '.join(recipe_names())}")
+        settings += _from_yaml((RECIPES / f"{recipe}.yaml").read_text(), f"recipe {recipe}", problems)
     if file is not None:
         try:
             text = read_bytes(file).decode()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no name that a file can have
             raise InputError(f"--config {file}: cannot be read ({error})") from error
         settings += _from_yaml(text, file, problems)
     settings += _from_words(overrides, problems)
 
     known = config_keys()
     for setting in settings:
-        if setting.key not in known:
-            problems.append(f"{setting.source}: unknown key '{setting.key}'{_suggest(setting.key, known)}")
+        if setting.key in Config.model_fields:
+            problems.append(f"{setting.source}: '{setting.key}' is a section - write {setting.key}.KEY=VALUE")
+        elif setting.key not in known:
+            problems.append(f"{setting.source}: unknown key '{setting.key:.60}'{_suggest(setting.key, known)}")
     good = [setting for setting in settings if setting.key in known]
     config, wrong = _validate(base or Config(), good)
     if problems or wrong or config is None:
@@ -101,24 +103,27 @@ def _from_words(words: Sequence[str], problems: list[str]) -> list[Setting]:
 def _from_yaml(text: str, source: str, problems: list[str]) -> list[Setting]:
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    # a value that contradicts its tag (2001-99-99, !!bool x) raises whatever its conversion raised
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         problems.append(f"{source}: not valid YAML - {' '.join(str(error).split())}")
         return []
     if not isinstance(tree, (Mapping, type(None))):
-        problems.append(f"{source}: expected sections of keys such as 'train: {{epochs: 3}}', found {tree!r:.60}")
+        problems.append(f"{source}: expected sections of keys such as 'train: {{epochs: 3}}', found {_shown(tree)}")
         return []
     return list(_flatten(tree or {}, source))
 
 
-def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[Setting]:
+def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "", depth: int = 0) -> Iterator[Setting]:
     for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, source, f"{prefix}{name}.")
-        else:
+        if isinstance(value, Mapping) and value and depth < 2:  # a key has two words; an alias may hold itself
+            yield from _flatten(value, source, f"{prefix}{name}.", depth + 1)
+        elif value != {}:
             yield Setting(f"{prefix}{name}", value, source)
 
 
 def _suggest(key: str, known: Mapping[str, Any]) -> str:
+    if len(key) > 100:  # comparing takes the square of the length
+        return " - `hpa-ray config keys` lists them"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not close:  # the right last word in another section: 'batch_size'
         close = [other for other in known if other.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
@@ -139,5 +144,13 @@ def _validate(base: Config, settings: Sequence[Setting]) -> tuple[Config | None,
         for detail in error.errors():
             key = ".".join(str(part) for part in detail["loc"][:2])
             source = last[key].source if key in last else "default"
-            problems.append(f"{source}: {key} = {detail['input']!r} - {detail['msg'][0].lower()}{detail['msg'][1:]}")
+            reason = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{source}: {key} = {_shown(detail['input'])} - {reason[0].lower()}{reason[1:]}")
         return None, problems
+
+
+def _shown(value: Any) -> str:
+    """A value as it was given, but never a screenful of it."""
+    if isinstance(value, tuple):
+        return repr(",".join(map(str, value)))[:100]
+    return (repr(value) if isinstance(value, (str, int, float)) else reprlib.repr(value))[:100]

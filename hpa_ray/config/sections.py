@@ -3,17 +3,23 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from hpa_ray.channels import STAINS
+from hpa_ray.channels import STAINS, channel_indices
 
 
 def _split_commas(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
-"""Several words: a YAML list or `a,b,c`."""
+def _check_stains(names: tuple[str, ...]) -> tuple[str, ...]:
+    channel_indices(names)
+    return names
+
+
+Stains = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_check_stains)]
+"""Names of stains, each once: a YAML list or `red,green`."""
+MAX_SEED = 2**63 - 1
 
 
 class Section(BaseModel):
@@ -31,7 +37,7 @@ class DataConfig(Section):
     """The csv that `split` wrote (columns Id and split); unset: split by split.parts, split.seed."""
     image_size: int = Field(256, ge=8, le=4096)
     """Side of the images given to the model, px; shards carry their own."""
-    channels: Words = STAINS
+    channels: Stains = STAINS
     """Stains given to the model, in this order, e.g. green or red,green,blue,yellow."""
     sample_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training part that is used; class shares are kept."""
@@ -50,7 +56,7 @@ class SynthConfig(Section):
     """Side of the field of view in px; cells keep their size of about 120 px."""
     labels: str | None = None
     """A csv whose label sets (and, if all its rows are asked for, Ids) are used; unset: the packaged table."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """The same seed gives the same files."""
     num_workers: int | None = Field(None, ge=0)
     """Processes; unset: one per CPU; 0: this process."""
@@ -72,7 +78,7 @@ class SplitConfig(Section):
     """The csv to write, with the columns Id and split (or fold)."""
     parts: str = "0.8/0.1/0.1"
     """Train/val/test as fractions or as numbers of images such as 24000/3000/4072, or K folds such as `5 folds`."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """The same seed gives the same parts, whatever the order of the rows."""
 
 
@@ -81,7 +87,7 @@ class PrepareConfig(Section):
     """Folder or URI for the shards."""
     shard_bytes: int = Field(128 * 2**20, ge=2**20)
     """Bytes of pixels after which a shard is closed and the next one opened."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of the global random order in which images are written."""
     num_workers: int | None = Field(None, ge=0)
     """Ray Data tasks at a time; unset: every CPU of the cluster; 0: threads of this process, without Ray."""
@@ -137,7 +143,7 @@ class RunConfig(Section):
     """Name of the run folder; unset: train-<date>-<time>."""
     storage: str | None = None
     """Folder or URI that holds the run folders; unset: runs in the home folder of hpa_ray."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of weights, order and augmentation."""
     resume: bool = False
     """Go on with the run of this name from its last checkpoint; starts it if there is none."""

@@ -7,7 +7,8 @@ A finished shard leaves a part file; the index is written last, so a folder with
 import errno
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,16 @@ from hpa_ray.ingest.tasks import run_tasks
 from hpa_ray.labels import VOCABULARY
 from hpa_ray.manifest import Manifest, check_ceiling
 from hpa_ray.schema import Reject, rejected_table
-from hpa_ray.shards import CHUNK_ROWS, INDEX_FILE, MANIFEST_FILE, ShardEntry, ShardIndex, encode_shard, read_index
+from hpa_ray.shards import (
+    CHUNK_ROWS,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    ShardEntry,
+    ShardIndex,
+    check_files,
+    encode_shard,
+    read_index,
+)
 from hpa_ray.shards.format import FORMAT, FORMAT_VERSION
 from hpa_ray.storage import (
     exists,
@@ -65,35 +75,54 @@ def prepare(
     stored = tuple(stain for stain in STAINS if stain in channels)
     table = _shuffled(manifest.table, seed)
     total = table.num_rows + len(manifest.rejects)
-    check_ceiling(images, manifest.rejects, total, on_error=on_error, max_rejected=max_rejected)
+
+    def check(rejects: list[Reject]) -> None:
+        check_ceiling(images, rejects, total, on_error=on_error, max_rejected=max_rejected)
+
+    check(manifest.rejects)
+    if not table.num_rows:
+        raise _no_image(images, total)
     rows_per_shard = _rows_per_shard(table.num_rows, len(stored) * image_size**2, shard_bytes)
-    settings = {"images": images, "channels": stored, "image_size": image_size, "seed": seed, "on_error": on_error}
+    settings = {"images": images, "channels": stored, "image_size": image_size, "seed": seed}
     fingerprint = _fingerprint(table, {**settings, "rows_per_shard": rows_per_shard, "version": FORMAT_VERSION})
     if exists(join(output, INDEX_FILE)):
         index = read_index(output)
-        if index.fingerprint == fingerprint:
-            return index
-        raise InputError(f"{output}: holds shards of other images or settings - choose another folder or delete it")
-    _start_or_resume(output, {"fingerprint": fingerprint, **settings})
+        if index.fingerprint != fingerprint:
+            raise InputError(f"{output}: holds shards of other images or settings - choose another folder or delete it")
+        check_files(output, index)
+        if on_error == "fail" and index.num_rejected:
+            raise InputError(
+                f"{output}: {index.num_rejected} images were left out of these shards (see {REJECTED_FILE}), which "
+                "data.on_error=fail does not allow - choose another folder or delete it"
+            )
+        return index
+    with _disk_full(output):
+        _start_or_resume(output, {"fingerprint": fingerprint, **settings})
 
     numbers = range(-(-table.num_rows // rows_per_shard))
-    parts = {number: part for number in numbers if (part := _read_part(output, number)) is not None}
+    parts = _finished_parts(output, numbers)
+    try:
+        check(_rejects(manifest, parts))
+    except InputError:  # an earlier run stopped here; look again, the files may have been mended
+        parts = {number: part for number, part in parts.items() if not part["rejects"]}
     missing = [number for number in numbers if number not in parts]
-    _check_disk(output, len(missing) * rows_per_shard * len(stored) * image_size**2)
+    _check_disk(output, min(len(missing) * rows_per_shard, table.num_rows) * len(stored) * image_size**2)
     done = sum(part["rows"] + len(part["rejects"]) for part in parts.values())
     on_progress(done, table.num_rows)
 
-    source = ImageSource(images, table, stored, image_size, on_error)
-    rejects = manifest.rejects + [Reject(*reject) for part in parts.values() for reject in part["rejects"]]
+    source = ImageSource(images, table, stored, image_size)
     work = _ShardTask(source, output, rows_per_shard)
     for result in run_tasks(work, missing, num_workers=num_workers):
         part = json.loads(result["part"])
         parts[part["number"]] = part
-        rejects += [Reject(*reject) for reject in part["rejects"]]
-        check_ceiling(images, rejects, total, on_error=on_error, max_rejected=max_rejected)
+        check(_rejects(manifest, parts))
         done += part["rows"] + len(part["rejects"])
         on_progress(done, table.num_rows)
-    return _finish(output, manifest, table, parts, stored, image_size, fingerprint)
+    if not any(part["rows"] for part in parts.values()):
+        remove(join(output, PARTS, _part_file(number)) for number in parts)  # the same command looks at all files again
+        raise _no_image(images, total)
+    with _disk_full(output):
+        return _finish(output, manifest, table, parts, stored, image_size, fingerprint)
 
 
 class _ShardTask:
@@ -109,28 +138,21 @@ class _ShardTask:
         ids = self.source.table["image_id"].take(pa.array(images.rows_B)).to_pylist()
         data, offsets = encode_shard(ids, images.pixels_BCSS)
         file = f"shard-{number:05d}.arrow"
-        try:
+        sums, squares = _moments(images.pixels_BCSS)
+        part = {
+            "number": number,
+            "file": file,
+            "rows": len(ids),
+            "bytes": data.size,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "offsets": offsets,
+            "sums": sums,
+            "squares": squares,
+            "rejects": images.rejects,
+        }
+        with _disk_full(self.output):
             write_bytes(join(self.output, file), data)
-            sums, squares = _moments(images.pixels_BCSS)
-            part = {
-                "number": number,
-                "file": file,
-                "rows": len(ids),
-                "bytes": data.size,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "offsets": offsets,
-                "sums": sums,
-                "squares": squares,
-                "rejects": images.rejects,
-            }
-            write_json(_part_uri(self.output, number), part)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise InputError(
-                    f"prepare.output = {self.output}: no space left on the disk - free some and run the same command "
-                    "again, it goes on where it was"
-                ) from error
-            raise
+            write_json(join(self.output, PARTS, _part_file(number)), part)
         return {"part": json.dumps(part)}
 
 
@@ -144,11 +166,11 @@ def _finish(
     fingerprint: str,
 ) -> ShardIndex:
     ordered = [parts[number] for number in sorted(parts)]
-    rejects = [Reject(*reject) for part in ordered for reject in part["rejects"]]
+    rejects = _rejects(manifest, parts)
     keep = np.ones(table.num_rows, dtype=bool)
-    keep[[reject.row for reject in rejects]] = False
+    keep[[reject.row for reject in rejects if reject.row >= 0]] = False
     kept = table.filter(pa.array(keep))
-    num_pixels = max(kept.num_rows, 1) * image_size**2
+    num_pixels = kept.num_rows * image_size**2
     mean = np.sum([part["sums"] for part in ordered], axis=0) / num_pixels
     variance = np.sum([part["squares"] for part in ordered], axis=0) / num_pixels - mean**2
     labels = kept["labels"].combine_chunks().drop_null()
@@ -162,17 +184,17 @@ def _finish(
         resize_rule=RESIZE_RULE,
         fingerprint=fingerprint,
         num_images=kept.num_rows,
-        num_rejected=len(rejects) + len(manifest.rejects),
+        num_rejected=len(rejects),
         mean=tuple((mean / 255).tolist()),
-        std=tuple((np.sqrt(variance) / 255).tolist()),
+        std=tuple((np.sqrt(np.maximum(variance, 0)) / 255).tolist()),
         class_counts=tuple(np.bincount(labels.flatten().to_numpy(), minlength=28).tolist()),
         chunk_rows=CHUNK_ROWS,
         shards=tuple(ShardEntry(**{key: part[key] for key in ShardEntry.model_fields}) for part in ordered),
     )
     write_bytes(join(output, MANIFEST_FILE), _ipc_file(kept))
-    write_parquet(join(output, REJECTED_FILE), rejected_table(manifest.rejects + rejects))
+    write_parquet(join(output, REJECTED_FILE), rejected_table(rejects))
     write_json(join(output, INDEX_FILE), index.model_dump(mode="json"))  # nothing a reader needs may follow this line
-    remove([_part_uri(output, number) for number in parts] + [join(output, PLAN_FILE)])
+    remove([join(output, PARTS, _part_file(number)) for number in parts] + [join(output, PLAN_FILE)])
     remove_empty_folder(join(output, PARTS))
     return index
 
@@ -200,16 +222,44 @@ def _ipc_file(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
+@contextmanager
+def _disk_full(output: str) -> Iterator[None]:
+    """Say it plainly when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"prepare.output = {output}: no space left on the disk - free some and run the same command again, "
+            "it goes on where it was"
+        ) from error
+
+
+def _no_image(images: str, total: int) -> InputError:
+    return InputError(
+        f"data.images = {images}: none of the {total} labelled images can be used - `hpa-ray check` tells why"
+    )
+
+
+def _rejects(manifest: Manifest, parts: dict[int, dict[str, Any]]) -> list[Reject]:
+    """What is left out so far, in the order of the shards."""
+    return manifest.rejects + [Reject(*reject) for number in sorted(parts) for reject in parts[number]["rejects"]]
+
+
 def _start_or_resume(output: str, plan: dict[str, Any]) -> None:
     try:
-        names = list_files(output)
-    except FileNotFoundError:
-        names = {}
+        names = _names(output)
     except NotADirectoryError as error:
         raise InputError(f"prepare.output = {output}: is a file - give a folder") from error
     remove([join(output, name) for name in names if name.endswith(".tmp")])
+    remove([join(output, PARTS, name) for name in _names(join(output, PARTS)) if name.endswith(".tmp")])
     if PLAN_FILE in names:
-        if json.loads(read_bytes(join(output, PLAN_FILE))).get("fingerprint") != plan["fingerprint"]:
+        try:
+            found = json.loads(read_bytes(join(output, PLAN_FILE)))["fingerprint"]
+        except (ValueError, TypeError, LookupError):
+            found = "damaged"
+        if found != plan["fingerprint"]:
             raise InputError(
                 f"{output}: holds an unfinished prepare of other images or settings - "
                 "choose another folder or delete it"
@@ -230,13 +280,30 @@ def _check_disk(output: str, needed: int) -> None:
         )
 
 
-def _part_uri(output: str, number: int) -> str:
-    return join(output, PARTS, f"shard-{number:05d}.json")
+def _part_file(number: int) -> str:
+    return f"shard-{number:05d}.json"
 
 
-def _read_part(output: str, number: int) -> dict[str, Any] | None:
-    uri = _part_uri(output, number)
-    return json.loads(read_bytes(uri)) if exists(uri) else None
+def _finished_parts(output: str, numbers: range) -> dict[int, dict[str, Any]]:
+    """What an earlier run has finished: parts whose shard is there and of the size that it was written with."""
+    noted, sizes = _names(join(output, PARTS)), _names(output)
+    files = [_part_file(number) for number in numbers if _part_file(number) in noted]
+    parts = {}
+    for file in files:
+        try:
+            part = json.loads(read_bytes(join(output, PARTS, file)))
+            if sizes.get(part["file"]) == part["bytes"]:
+                parts[int(part["number"])] = part
+        except (ValueError, TypeError, LookupError):  # not as it was written: done again
+            continue
+    return parts
+
+
+def _names(folder: str) -> dict[str, int]:
+    try:
+        return list_files(folder)
+    except FileNotFoundError:
+        return {}
 
 
 def _moments(pixels_BCSS: np.ndarray) -> tuple[list[int], list[int]]:

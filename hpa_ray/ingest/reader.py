@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from hpa_ray.errors import InputError
 from hpa_ray.ingest.decode import DecodeError, decode_plane
 from hpa_ray.ingest.stack import stack_planes
-from hpa_ray.manifest import problem_lines
 from hpa_ray.schema import Images, Reject
 from hpa_ray.storage import is_local, join, read_bytes
 
@@ -26,12 +24,11 @@ class ImageSource:
     table: pa.Table  # schema.MANIFEST_ROW
     channels: tuple[str, ...]
     image_size: int
-    on_error: str = "fail"
 
     def read(self, rows: np.ndarray) -> Images:
-        """(B, C, S, S) uint8 pixels of manifest rows.
+        """(B, C, S, S) uint8 pixels of manifest rows; images that can not be used come back as rejects.
 
-        Raises InputError naming the file if one can not be used, unless on_error is "quarantine".
+        Whether that ends the work is for the caller to say: this runs in Ray tasks, where errors lose their type.
         """
         picked = self.table.take(pa.array(rows))
         ids, extensions = picked["image_id"].to_pylist(), picked["extension"].to_pylist()
@@ -48,9 +45,6 @@ class ImageSource:
                 kept.append(int(row))
             except BadFile as error:
                 rejects.append(Reject(int(row), image_id, error.file, error.reason))
-                if self.on_error == "fail":
-                    advice = "mend it, or leave such images out with data.on_error=quarantine"
-                    raise InputError(f"{problem_lines(self.folder, rejects)[0]} - {advice}") from error
         return Images(np.asarray(kept, np.int64), pixels[: len(kept)], rejects)
 
     def _fetch(self, files: list[list[str]]) -> Iterator[list[bytes | OSError]]:

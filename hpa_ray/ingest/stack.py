@@ -13,13 +13,17 @@ RESIZE_RULE = "area"
 
 def stack_planes(planes: Sequence[np.ndarray], image_size: int) -> np.ndarray:
     """C planes (H, H) uint8 of one size -> (C, S, S) uint8. Raises DecodeError if they do not fit together."""
-    shapes = {plane.shape for plane in planes}
-    if len(shapes) > 1:
-        raise DecodeError(f"planes of different sizes: {', '.join(f'{w} x {h} px' for h, w in sorted(shapes))}")
-    height, width = planes[0].shape
+    check_shapes([plane.shape for plane in planes])
+    return np.stack([resize_plane(plane, image_size) for plane in planes])
+
+
+def check_shapes(shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raises DecodeError if planes of these (H, W) are not square and of one size."""
+    if len(set(shapes)) > 1:
+        raise DecodeError(f"planes of different sizes: {', '.join(f'{w} x {h} px' for h, w in sorted(set(shapes)))}")
+    height, width = shapes[0]
     if height != width:
         raise DecodeError(f"{width} x {height} px, expected a square image")
-    return np.stack([resize_plane(plane, image_size) for plane in planes])
 
 
 def resize_plane(plane: np.ndarray, image_size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Many independent tasks, each giving one small result: on every CPU of a Ray cluster, or on threads without Ray."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -8,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from hpa_ray import cluster
+from hpa_ray.errors import InputError
 
 
 def run_tasks(
     work: Callable[[int], dict[str, Any]], numbers: Sequence[int], *, num_workers: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Results of work(number) in the order in which they are done.
+    """Results of work(number), plain values for JSON, in the order in which they are done. An InputError is passed on.
 
     num_workers: 0 runs on threads of this process (decoding and copying release the interpreter lock); otherwise each
     number is one Ray Data task, at most num_workers at a time.
@@ -29,9 +31,11 @@ def run_tasks(
         return
     import ray.data  # seconds to import, and not needed above
 
-    def one(batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        results = [work(numbers[int(position)]) for position in batch["id"]]
-        return {key: [result[key] for result in results] for key in results[0]}
+    def one(batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        try:
+            return {"result": [json.dumps(work(numbers[int(batch["id"][0])]))]}
+        except InputError as error:  # as a value: Ray would wrap it in errors of its own and lose it
+            return {"result": [json.dumps({"mistake": error.problems})]}
 
     if not numbers:
         return
@@ -39,5 +43,8 @@ def run_tasks(
         tasks = ray.data.range(len(numbers), override_num_blocks=len(numbers))
         compute = ray.data.TaskPoolStrategy(size=num_workers) if num_workers else None
         results = tasks.map_batches(one, batch_size=1, compute=compute)
-    with cluster.plain_mistakes():
-        yield from results.iter_rows()
+    for row in results.iter_rows():
+        result = json.loads(row["result"])
+        if "mistake" in result:
+            raise InputError(*result["mistake"])
+        yield result

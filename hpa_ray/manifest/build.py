@@ -2,20 +2,21 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hpa_ray.channels import STAINS
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.manifest.tables import SHOWN, LabelTable
-from hpa_ray.schema import MANIFEST_ROW, Reject
+from hpa_ray.manifest.tables import ID_CHARACTERS, SHOWN, LabelTable
+from hpa_ray.schema import LABELS, MANIFEST_ROW, Reject
 from hpa_ray.storage import list_files
 
 EXTENSIONS = ("png",)
-FILE_NAME = re.compile(rf"(?P<id>.+)_(?P<stain>{'|'.join(STAINS)})\.(?P<extension>[A-Za-z0-9]+)")
+FILE_NAME = re.compile(rf"(?P<id>{ID_CHARACTERS})_(?P<stain>{'|'.join(STAINS)})\.(?P<extension>[A-Za-z0-9]+)")
 
 
 class Folder(NamedTuple):
@@ -58,6 +59,8 @@ def list_folder(uri: str) -> Folder:
         raise InputError(f"data.images = {uri}: no such folder") from error
     except NotADirectoryError as error:
         raise InputError(f"data.images = {uri}: is a file - give the folder that holds the images") from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"data.images = {uri}: can not be listed ({' '.join(str(error).split())})") from error
     stains: dict[str, dict[str, str]] = {}
     other = []
     for name in sizes:
@@ -65,7 +68,8 @@ def list_folder(uri: str) -> Folder:
         if match is None or match["extension"].lower() not in EXTENSIONS:
             other.append(name)
         else:
-            stains.setdefault(match["id"], {})[match["stain"]] = match["extension"]
+            extensions = stains.setdefault(match["id"], {})  # a.png goes before a.PNG, in whatever order they come
+            extensions[match["stain"]] = max(match["extension"], extensions.get(match["stain"], ""))
     if not stains:
         found = f"its {len(sizes)} files look like {sorted(sizes)[0]!r}" if sizes else "it holds no files"
         raise InputError(
@@ -76,31 +80,37 @@ def list_folder(uri: str) -> Folder:
 
 def build_manifest(folder: Folder, labels: LabelTable | None, channels: Sequence[str]) -> Manifest:
     """The images that have all `channels` (and, if a table is given, labels); the others as rejects with a reason."""
-    known: dict[str, list[int] | None]
-    if labels is None:
-        known = dict.fromkeys(folder.stains)
-    else:
-        known = dict(zip(labels.image_ids.to_pylist(), labels.labels.to_pylist(), strict=True))
-    rows: list[tuple[str, str, list[int] | None]] = []
-    rejects = []
-    for image_id in sorted(known):
+    ids = pa.array(list(folder.stains), pa.string()) if labels is None else labels.image_ids
+    order = pc.sort_indices(ids)
+    kept, kept_extensions, rejects = [], [], []
+    for row, image_id in zip(order.to_pylist(), ids.take(order).to_pylist(), strict=True):
         files = folder.stains.get(image_id, {})
-        missing = [stain for stain in channels if stain not in files]
-        extensions = {files[stain] for stain in channels if stain in files}
-        if len(missing) == len(channels):
-            rejects.append(Reject(-1, image_id, f"{image_id}_{channels[0]}.png", "no image files"))
-        elif missing:
-            name = f"{image_id}_{missing[0]}.{min(extensions)}"
-            rejects.append(Reject(-1, image_id, name, f"missing: {', '.join(missing)} plane"))
-        elif len(extensions) > 1:
-            name = f"{image_id}_{channels[0]}.{files[channels[0]]}"
-            rejects.append(Reject(-1, image_id, name, f"planes in different formats: {', '.join(sorted(extensions))}"))
+        extensions = {files.get(stain) for stain in channels}
+        if len(extensions) == 1 and None not in extensions:
+            kept.append(row)
+            kept_extensions.append(extensions.pop())
         else:
-            rows.append((image_id, min(extensions), known[image_id]))
-    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True)) or [(), (), ()]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, MANIFEST_ROW, strict=True)]
-    unlabelled = len(folder.stains.keys() - known.keys())
-    return Manifest(pa.table(arrays, schema=MANIFEST_ROW), rejects, unlabelled)
+            rejects.append(_reject(image_id, files, channels))
+    picked = pa.array(kept, pa.int64())
+    columns = [
+        ids.take(picked),
+        pa.array(kept_extensions, MANIFEST_ROW.field("extension").type),
+        pa.nulls(len(kept), LABELS) if labels is None else labels.labels.take(picked),
+    ]
+    unlabelled = 0 if labels is None else len(folder.stains.keys() - set(ids.to_pylist()))
+    return Manifest(pa.table(columns, schema=MANIFEST_ROW), rejects, unlabelled)
+
+
+def _reject(image_id: str, files: dict[str, str], channels: Sequence[str]) -> Reject:
+    missing = [stain for stain in channels if stain not in files]
+    extensions = sorted({files[stain] for stain in channels if stain in files})
+    if len(missing) == len(channels):
+        return Reject(-1, image_id, f"{image_id}_{channels[0]}.png", "no image files")
+    if missing:
+        name = f"{image_id}_{missing[0]}.{extensions[0]}"
+        return Reject(-1, image_id, name, f"missing: {', '.join(missing)} plane")
+    name = f"{image_id}_{channels[0]}.{files[channels[0]]}"
+    return Reject(-1, image_id, name, f"planes in different formats: {', '.join(extensions)}")
 
 
 def problem_lines(where: str, rejects: Sequence[Reject], *, shown: int = SHOWN) -> list[str]:

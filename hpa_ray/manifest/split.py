@@ -21,6 +21,8 @@ def parse_parts(text: str) -> list[float] | list[int]:
     """Counts of "24000/3000/4072", shares of "0.8/0.1/0.1", five equal shares of "5 folds". Raises InputError."""
     words = text.split()
     if len(words) == 2 and words[1] in ("fold", "folds") and words[0].isascii() and words[0].isdigit():
+        if len(words[0]) > 4:
+            raise InputError(f"split.parts = {text[:60]!r} - write at most 9999 folds")
         if int(words[0]) < 2:
             raise InputError(f"split.parts = {text!r} - one fold holds everything: write 2 folds or more")
         return [1 / int(words[0])] * int(words[0])

@@ -16,7 +16,7 @@ from hpa_ray.labels import parse_labels
 from hpa_ray.schema import LABELS
 from hpa_ray.storage import read_bytes, write_bytes
 
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}$"
+ID_CHARACTERS = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}"
 """Ids become file names: no separators, no leading dot, no control characters."""
 SHOWN = 5
 
@@ -40,16 +40,23 @@ def read_label_table(uri: str) -> LabelTable:
     _refuse(uri, ids, seen, usable, problems, "Id {!r} stands more than once - keep one row")
 
     sets = targets.dictionary_encode()  # a few hundred different sets however long the table is
+    codes = sets.indices.to_numpy()
     parsed: list[list[int] | None] = []
-    for text in sets.dictionary.to_pylist():
+    wrong: dict[int, str] = {}  # code of a set -> what is wrong with it
+    for code, text in enumerate(sets.dictionary.to_pylist()):
         try:
             parsed.append(parse_labels(text))
         except ValueError as error:
             parsed.append(None)
-            rows = np.flatnonzero(pc.equal(targets, text).to_numpy(zero_copy_only=False))
-            usable[rows] = False
-            more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
-            problems.append(f"{uri}: line {rows[0] + 2}: Target {text!r} of {ids[rows[0]].as_py()!r}: {error}{more}")
+            wrong[code] = str(error)
+    for code, reason in list(wrong.items())[:SHOWN]:
+        rows = np.flatnonzero(codes == code)
+        text = targets[int(rows[0])].as_py()
+        more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
+        problems.append(f"{uri}: line {rows[0] + 2}: Target {text!r} of {ids[int(rows[0])].as_py()!r}: {reason}{more}")
+    if len(wrong) > SHOWN:
+        problems.append(f"{uri}: and {len(wrong) - SHOWN} more kinds of Target like these")
+    usable[np.isin(codes, list(wrong))] = False
     labels = pa.array(parsed, LABELS).take(sets.indices)
     mask = pa.array(usable)
     return LabelTable(ids.filter(mask), labels.filter(mask), problems)
@@ -92,7 +99,7 @@ def _read_csv(uri: str, columns: Sequence[str]) -> pa.Table:
         data = read_bytes(uri)
     except FileNotFoundError as error:
         raise InputError(f"{uri}: no such file") from error
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"{uri}: cannot be read ({error})") from error
     if not data.strip():
         raise InputError(f"{uri}: the file is empty - expected a csv with the header {','.join(columns)}")
@@ -107,6 +114,9 @@ def _read_csv(uri: str, columns: Sequence[str]) -> pa.Table:
     if missing:
         found = ", ".join(_printable(name) for name in table.column_names[:8])
         raise InputError(f"{uri}: no column {' and '.join(map(repr, missing))} - its columns are: {found}")
+    twice = [name for name in (*columns, "split", "fold") if table.column_names.count(name) > 1]
+    if twice:
+        raise InputError(f"{uri}: more than one column {twice[0]!r} - keep one")
     if not table.num_rows:
         raise InputError(f"{uri}: no rows below the header")
     return table
@@ -117,7 +127,7 @@ def _printable(text: str) -> str:
 
 
 def _bad_ids(ids: pa.Array) -> np.ndarray:
-    good: np.ndarray = pc.match_substring_regex(ids, ID_PATTERN).to_numpy(zero_copy_only=False)
+    good: np.ndarray = pc.match_substring_regex(ids, f"^{ID_CHARACTERS}$").to_numpy(zero_copy_only=False)
     return ~good
 
 

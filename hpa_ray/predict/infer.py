@@ -35,7 +35,7 @@ def infer(
     num_workers: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Predictions:
-    """Probabilities of the given manifest rows; on_progress(images done). Raises InputError for unreadable images."""
+    """Probabilities of the given manifest rows; on_progress(images done)."""
     sweep = Sweep(np.sort(rows), batch_size)
     results = (
         _in_process(shipped, source, sweep) if num_workers == 0 else _on_actors(shipped, source, sweep, num_workers)
@@ -97,8 +97,7 @@ def _on_actors(shipped: ShippedModel, source: Source, sweep: Sweep, num_workers:
         compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_gpus=1 if cluster.has_gpus(num_workers) else 0,
     )
-    with cluster.plain_mistakes():
-        for row in blocks.iter_rows():
-            logits = np.frombuffer(row["logits"], np.float32).reshape(-1, NUM_CLASSES)
-            rejects = [Reject(int(number), *rest) for number, *rest in row["rejects"]]
-            yield np.frombuffer(row["rows"], np.int64), logits, rejects
+    for row in blocks.iter_rows():
+        logits = np.frombuffer(row["logits"], np.float32).reshape(-1, NUM_CLASSES)
+        rejects = [Reject(int(number), *rest) for number, *rest in row["rejects"]]
+        yield np.frombuffer(row["rows"], np.int64), logits, rejects

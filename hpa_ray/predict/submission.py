@@ -24,7 +24,7 @@ def write_submission(uri: str, image_ids: Sequence[str], labels: Mapping[str, Se
 
     An Id without labels gets the set predicted most often; returns how many there were.
     """
-    texts = {image_id: format_labels(found) for image_id, found in labels.items()}
+    texts = {image_id: format_labels(found) for image_id, found in labels.items() if len(found)}
     counts = np.unique(list(texts.values()), return_counts=True)
     fallback = str(counts[0][counts[1].argmax()]) if texts else "0"
     column = [texts.get(image_id, fallback) for image_id in image_ids]

@@ -6,6 +6,7 @@ from hpa_ray.shards.format import (
     MANIFEST_FILE,
     ShardEntry,
     ShardIndex,
+    check_files,
     encode_shard,
     read_index,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ShardEntry",
     "ShardIndex",
     "ShardSource",
+    "check_files",
     "encode_shard",
     "open_shards",
     "read_index",

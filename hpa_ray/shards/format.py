@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hpa_ray.channels import STAIN_ORDER
+from hpa_ray.channels import STAIN_ORDER, STAINS
 from hpa_ray.errors import InputError
-from hpa_ray.labels import VOCABULARY
+from hpa_ray.labels import NUM_CLASSES, VOCABULARY
 from hpa_ray.schema import shard_row
-from hpa_ray.storage import join, read_bytes
+from hpa_ray.storage import join, list_files, read_bytes
 
 FORMAT = "hpa-ray-shards"
 FORMAT_VERSION = 1
@@ -99,4 +99,42 @@ def read_index(folder: str) -> ShardIndex:
     ):
         if found != expected:
             raise InputError(f"{uri}: {name} is {found!r}, this program reads {expected!r} - prepare again")
+    if not _adds_up(index):
+        raise InputError(f"{uri}: its numbers contradict each other - delete the folder and prepare again")
     return index
+
+
+def check_files(folder: str, index: ShardIndex) -> None:
+    """Raises InputError if a shard is missing or has another size than the index says; by one listing."""
+    if folder.startswith(("http://", "https://")):  # where a listing is a page of links, if there is one
+        return
+    sizes = list_files(folder)
+    wrong = [entry for entry in index.shards if sizes.get(entry.file) != entry.bytes]
+    if wrong:
+        size = sizes.get(wrong[0].file)
+        found = "it is missing" if size is None else f"{size:,} bytes"
+        raise InputError(
+            f"{join(folder, wrong[0].file)}: {found}, the index says {wrong[0].bytes:,} bytes ({len(wrong)} of "
+            f"{len(index.shards)} shards are damaged) - delete the folder and prepare again"
+        )
+
+
+def _adds_up(index: ShardIndex) -> bool:
+    row_bytes = len(index.channels) * index.image_size**2
+    fit = [
+        0 < len(index.channels) == len(set(index.channels)),
+        set(index.channels) <= set(STAINS),
+        len(index.mean) == len(index.std) == len(index.channels),
+        len(index.class_counts) == NUM_CLASSES,
+        sum(entry.rows for entry in index.shards) == index.num_images,
+    ]
+    for entry in index.shards:
+        batches = [min(index.chunk_rows, entry.rows - start) for start in range(0, entry.rows, index.chunk_rows)]
+        fit.append(
+            len(entry.offsets) == len(batches)
+            and all(
+                0 <= offset <= entry.bytes - rows * row_bytes
+                for offset, rows in zip(entry.offsets, batches, strict=True)
+            )
+        )
+    return all(fit)

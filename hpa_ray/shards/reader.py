@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hpa_ray.errors import InputError
 from hpa_ray.schema import MANIFEST_ROW, Images
-from hpa_ray.shards.format import MANIFEST_FILE, ShardIndex, read_index
+from hpa_ray.shards.format import MANIFEST_FILE, ShardIndex, check_files, read_index
 from hpa_ray.storage import is_local, join, open_random_access, read_bytes
 
 REMOTE_REQUESTS = 16
@@ -38,7 +38,7 @@ class ShardSource:
 
         def copy(k: int) -> None:
             entry = self.index.shards[shards[k]]
-            data = _open_shard(self.folder, entry.file, entry.bytes)
+            data = _open_shard(self.folder, entry.file, entry.bytes, entry.sha256)
             if isinstance(data, np.ndarray):
                 image = data[offsets[k] : offsets[k] + row_bytes].reshape(stored, size, size)
             else:
@@ -72,6 +72,7 @@ def open_shards(folder: str, channels: tuple[str, ...]) -> tuple[ShardSource, pa
             f"data.channels asks for {', '.join(missing)}, "
             f"but {folder} holds {', '.join(index.channels)}: prepare again"
         )
+    check_files(folder, index)
     try:
         table = pa.ipc.open_file(read_bytes(join(folder, MANIFEST_FILE))).read_all()
     except (OSError, pa.ArrowInvalid) as error:
@@ -82,8 +83,11 @@ def open_shards(folder: str, channels: tuple[str, ...]) -> tuple[ShardSource, pa
 
 
 @functools.lru_cache(maxsize=1024)
-def _open_shard(folder: str, file: str, num_bytes: int) -> "np.ndarray | pa.NativeFile":
-    """The mapped bytes of a local shard, or an open remote file; once per process."""
+def _open_shard(folder: str, file: str, num_bytes: int, sha256: str) -> "np.ndarray | pa.NativeFile":
+    """The mapped bytes of a local shard, or an open remote file; once per process.
+
+    sha256 only tells it from an earlier shard of this name: the folder may have been deleted and prepared again.
+    """
     uri = join(folder, file)
     try:
         handle = open_random_access(uri)

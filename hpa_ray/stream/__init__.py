@@ -1,6 +1,6 @@
 """From a source of pixels to batches on the device: the order of samples as a value, one continuous stream."""
 
-from hpa_ray.stream.data import Data, open_data
+from hpa_ray.stream.data import Data, check_rejects, open_data
 from hpa_ray.stream.feed import local_feed, ray_blocks, ray_feed
 from hpa_ray.stream.order import EpochOrder, Steps, contiguous_share, sample_seeds
 from hpa_ray.stream.schedule import Batch, Item, Schedule, Sweep
@@ -13,6 +13,7 @@ __all__ = [
     "Schedule",
     "Steps",
     "Sweep",
+    "check_rejects",
     "contiguous_share",
     "local_feed",
     "open_data",

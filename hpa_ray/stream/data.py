@@ -70,14 +70,16 @@ def open_data(config: Config) -> Data:
         table, rejects = manifest.table, manifest.rejects
         notes = [f"{manifest.num_unlabelled} images without a row in {cfg.labels} are not used"]
         notes = notes if manifest.num_unlabelled else []
-        source = ImageSource(cfg.images, table, cfg.channels, cfg.image_size, cfg.on_error)
+        source = ImageSource(cfg.images, table, cfg.channels, cfg.image_size)
         mean, std = (), ()
     else:
         raise InputError("no data: give data.shards=FOLDER, or data.images=FOLDER with data.labels=CSV")
+    if not table.num_rows:
+        raise InputError(f"{cfg.shards or cfg.images}: none of its images can be used - `hpa-ray check` tells why")
     ids, targets = table["image_id"].combine_chunks(), multi_hot_column(table["labels"].combine_chunks())
     parts = _parts(config, ids, targets, notes)
     if not mean:
-        mean, std = _statistics(source, parts["train"], config.run.seed)
+        mean, std = _statistics(config, source, parts["train"])
     return Data(source, ids, targets, parts, mean, std, rejects, notes)
 
 
@@ -114,16 +116,28 @@ def _fraction(config: Config, targets: np.ndarray, rows: np.ndarray, names: list
     """A part of the training rows with the same class shares."""
     share = config.data.sample_fraction
     keys = [names[row] for row in rows]
-    kept = split_rows(targets[rows], [share, 1 - share], seed=config.split.seed, keys=keys) == 0
-    if not kept.any():
-        raise InputError(f"data.sample_fraction={share} of {len(rows)} training images is none")
+    count = round(share * len(rows))
+    if count == 0:
+        raise InputError(f"data.sample_fraction = {share}: of {len(rows)} training images none is left - use more")
+    if count == len(rows):
+        return rows
+    kept = split_rows(targets[rows], [count, len(rows) - count], seed=config.split.seed, keys=keys) == 0
     return np.asarray(rows[kept])
 
 
-def _statistics(source: Source, rows: np.ndarray, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def check_rejects(config: Config, rejects: list[Reject], num_images: int) -> None:
+    """Raises InputError if images were met that can not be used, and the configuration does not allow so many."""
+    cfg = config.data
+    distinct = list({reject.row: reject for reject in rejects}.values())  # an image is met in every epoch
+    check_ceiling(cfg.images or "", distinct, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
+
+
+def _statistics(config: Config, source: Source, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of each channel over some training images, 0 to 1 scale."""
-    picked = np.random.default_rng([seed, 2]).permutation(rows)[:STATISTICS_IMAGES]
-    pixels = source.read(np.sort(picked)).pixels_BCSS
+    picked = np.random.default_rng([config.run.seed, 2]).permutation(rows)[:STATISTICS_IMAGES]
+    _, pixels, rejects = source.read(np.sort(picked))
+    if config.data.on_error == "fail":
+        check_rejects(config, rejects, len(rows))
     if not len(pixels):
         raise InputError("none of the first training images can be read")
     mean = pixels.mean(axis=(0, 2, 3), dtype=np.float64) / 255

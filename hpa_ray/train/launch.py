@@ -58,15 +58,19 @@ def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[E
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
+        failure: Exception | None = None
         try:
-            with cluster.plain_mistakes():
-                trainer.fit()
+            trainer.fit()
+        except Exception as error:
+            failure = error
         finally:
             ended.set()
             watcher.join()
     problems = ray.get(mailbox.mistake.remote())
     if problems:
-        raise InputError(*problems)
+        raise InputError(*problems) from failure
+    if failure is not None:
+        raise failure
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -79,11 +83,10 @@ def _worker(settings: dict[str, Any]) -> None:
     host = RayHost(config.train.prefetch_batches, mailbox)
     try:
         train(config, ray.get(settings["data"]), host, RunFolder(settings["folder"]))
-    except Exception as error:
-        mistake = cluster.input_error_in(error)
-        if mistake is not None:
-            ray.get(mailbox.note_mistake.remote(mistake.problems))
-        raise
+    except InputError as error:
+        ray.get(mailbox.note_mistake.remote(error.problems))
+        if host.world_size > 1:  # the other ranks wait for this one: only its failure ends them
+            raise
 
 
 class RayHost:

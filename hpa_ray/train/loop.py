@@ -19,11 +19,10 @@ from hpa_ray.config import Config, OptimConfig
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.loss import LOSSES
-from hpa_ray.manifest import check_ceiling
 from hpa_ray.model import Classifier, build_model
 from hpa_ray.schema import Reject
 from hpa_ray.shards import CHUNK_ROWS
-from hpa_ray.stream import Data, EpochOrder, Schedule, Steps
+from hpa_ray.stream import Data, EpochOrder, Schedule, Steps, check_rejects
 from hpa_ray.stream.device import DeviceBatch, to_device
 from hpa_ray.train.host import Host
 from hpa_ray.train.record import Recorder, Validation
@@ -63,7 +62,9 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         for step in range(steps.per_epoch):
             device_batch = clock.wait_for(stream)
             batch, images_BCSS, targets_BK, seeds_B = device_batch
-            _note_rejects(config, data, rejects, device_batch)
+            if batch.rejects:
+                rejects += batch.rejects
+                check_rejects(config, rejects, len(data.image_ids))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, cfg.epochs, steps.per_epoch, epoch * steps.per_epoch + step)
             losses_B = loss_of(parallel(augment(images_BCSS, seeds_B)), targets_BK)
@@ -84,10 +85,11 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         model.eval()
         ours = [_predict(model, next(stream)) for _ in range(len(schedule.validation))]
         rejects += [reject for _, _, some in ours for reject in some]
+        check_rejects(config, rejects, len(data.image_ids))
         share = (totals.cpu().tolist(), [(rows, logits) for rows, logits, _ in ours], rejects)
         shares = host.gather(share)
         loss_sum, num_images = np.sum([total for total, _, _ in shares], axis=0)
-        mean_loss = _finite(loss_sum / num_images, epoch, steps.per_epoch - 1)
+        mean_loss = _finite(float(loss_sum / num_images), epoch, steps.per_epoch - 1)
         metrics: dict[str, Any] = {}
         if host.rank == 0:
             val = Validation.join([pair for _, pairs, _ in shares for pair in pairs])
@@ -185,18 +187,3 @@ def _finite(loss: float, epoch: int, step: int) -> float:
             f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}: lower optim.lr or look at the data"
         )
     return loss
-
-
-def _note_rejects(config: Config, data: Data, rejects: list[Reject], device_batch: DeviceBatch) -> None:
-    """Keep what was left out; stop if it is more than the user allows."""
-    if not device_batch.batch.rejects:
-        return
-    rejects += device_batch.batch.rejects
-    distinct = list({reject.row: reject for reject in rejects}.values())
-    check_ceiling(
-        config.data.images or "",
-        distinct,
-        len(data.image_ids),
-        on_error=config.data.on_error,
-        max_rejected=config.data.max_rejected,
-    )

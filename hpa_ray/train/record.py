@@ -1,5 +1,6 @@
 """What a run leaves in its folder after every epoch. Before: train/loop. After: evaluate, predict, report."""
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -50,10 +51,12 @@ class Recorder:
         self.earlier_s = 0.0
         self.began = time.monotonic()
 
-    def state(self) -> dict[str, Any]:
-        return {"lines": self.lines, "best": self.best, "wall_s": self._wall_s()}
+    def state(self) -> str:
+        """As JSON: a checkpoint that holds anything but tensors and plain values is refused when it is loaded."""
+        return json.dumps({"lines": self.lines, "best": self.best, "wall_s": self._wall_s()})
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, text: str) -> None:
+        state = json.loads(text)
         self.lines, self.best, self.earlier_s = state["lines"], state["best"], state["wall_s"]
 
     def end_epoch(
@@ -74,7 +77,7 @@ class Recorder:
             save_model(self.folder.path(MODEL_FILE), model, self._card(epoch, thresholds))
             write_results(self.folder, "val", ids, probabilities, targets, thresholds, self.config.run.name or "")
         self.folder.write_metrics(self.lines)
-        if rejects:
+        if rejects or self.data.rejects:
             distinct = self.data.rejects + list({reject.row: reject for reject in rejects}.values())
             write_parquet(self.folder.path("rejected.parquet"), rejected_table(distinct))
         self.write_summary("running" if epoch < self.config.train.epochs else "done", targets)

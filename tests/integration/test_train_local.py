@@ -1,0 +1,157 @@
+"""Training in one process, without Ray: what a run leaves behind, and that stopping it anywhere loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from sklearn.metrics import average_precision_score, f1_score
+
+from hpa_ray.checkpoint import load_model
+from hpa_ray.cli.main import main
+
+RUN_FILES = {"config.yaml", "summary.json", "metrics.jsonl", "per_class.csv", "predictions_val.parquet"}
+RUN_FILES |= {"model.safetensors", "environment.json", "run.log"}
+
+
+@pytest.fixture(scope="module")
+def words(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A small run on shards, but for its name."""
+    folder = tmp_path_factory.mktemp("local")
+    data = [f"data.images={atlas}/train", f"data.labels={atlas}/train.csv", "data.image_size=32"]
+    assert main(["prepare", *data, f"prepare.output={folder}/shards", "prepare.num_workers=0"]) == 0
+    small = ["model.name=resnet18", "train.epochs=4", "train.batch_size=8", "train.num_workers=0"]
+    return [f"data.shards={folder}/shards", f"run.storage={folder}/runs", "split.parts=0.6/0.2/0.2", *small]
+
+
+def folder_of(words: Sequence[str], name: str) -> Path:
+    storage = next(word.split("=")[1] for word in words if word.startswith("run.storage="))
+    return Path(storage) / name
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def straight(words: list[str]) -> Path:
+    """A run from start to end without a stop."""
+    assert main(["train", *words, "run.name=straight"]) == 0
+    return folder_of(words, "straight")
+
+
+def test_the_run_folder_holds_all_that_was_promised(straight: Path) -> None:
+    assert {path.name for path in straight.iterdir()} >= RUN_FILES
+    summary = json.loads((straight / "summary.json").read_text())
+    for name in ("macro_f1", "micro_f1", "precision_micro", "recall_micro", "exact_match", "proportional_accuracy"):
+        assert 0 <= summary[name] <= 1
+        assert 0 <= summary[f"{name}_tuned"] <= 1
+    for name in ("map", "auroc", "macro_f1_present", "images_per_s", "data_wait_pct", "first_batch_s", "wall_s"):
+        assert summary[name] is not None
+    assert (summary["status"], summary["epochs"], summary["num_images"]) == ("done", 4, 12)
+    resolved = yaml.safe_load((straight / "config.yaml").read_text())
+    assert resolved["model"]["name"] == "resnet18"
+    assert "test part" in (straight / "run.log").read_text()
+
+
+def test_the_loss_falls(straight: Path) -> None:
+    values = losses(straight)
+    assert len(values) == 4
+    assert values[-1] < 0.8 * values[0]
+
+
+def test_the_summary_says_what_scikit_learn_says_of_the_stored_predictions(
+    straight: Path, atlas: Path, words: list[str]
+) -> None:
+    table = pq.read_table(straight / "predictions_test.parquet")
+    rows = dict(line.split(",") for line in (atlas / "train.csv").read_text().splitlines()[1:])
+    truth = np.zeros((table.num_rows, 28), int)
+    for row, image_id in enumerate(table["image_id"].to_pylist()):
+        truth[row, [int(k) for k in rows[image_id].split()]] = 1
+    probabilities = np.array(table["probabilities"].to_pylist())
+    thresholds = np.array(load_model(str(straight)).card.thresholds)
+    summary = json.loads((straight / "summary_test.json").read_text())
+    options = {"average": "macro", "zero_division": 0}
+    assert summary["macro_f1"] == pytest.approx(f1_score(truth, probabilities >= 0.5, **options))
+    assert summary["macro_f1_tuned"] == pytest.approx(f1_score(truth, probabilities >= thresholds, **options))
+    present = truth.any(axis=0)
+    expected = average_precision_score(truth[:, present], probabilities[:, present], average="macro")
+    assert summary["map"] == pytest.approx(expected, abs=1e-6)
+    floor = f1_score(truth, np.ones_like(truth), **options)
+    assert summary["floor_macro_f1"] == pytest.approx(floor)
+
+
+def test_evaluate_repeats_the_validation_of_the_run(straight: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", f"evaluate.run={straight}", "evaluate.part=val", f"evaluate.output={tmp_path}"]) == 0
+    again = pq.read_table(tmp_path / "predictions_val.parquet")
+    assert again.equals(pq.read_table(straight / "predictions_val.parquet"))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(words: list[str], straight: Path) -> None:
+    assert main(["train", *words, "run.name=again"]) == 0
+    assert losses(folder_of(words, "again")) == losses(straight)
+    assert main(["train", *words, "run.name=other", "run.seed=1", "train.epochs=1"]) == 0
+    assert losses(folder_of(words, "other"))[0] != losses(straight)[0]
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(words: list[str], straight: Path) -> None:
+    folder = folder_of(words, "killed")
+    process = start(words, "killed")
+    wait_for(lambda: (folder / "checkpoints" / "epoch-0002.pt").exists(), process)
+    process.kill()  # -9
+    process.communicate()
+    assert main(["train", *words, "run.name=killed", "run.resume=true"]) == 0
+    assert losses(folder) == losses(straight)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["epoch-0003.pt", "epoch-0004.pt"]
+
+
+def test_control_c_leaves_a_summary_that_is_valid_and_a_run_that_goes_on(words: list[str], straight: Path) -> None:
+    folder = folder_of(words, "interrupted")
+    process = start(words, "interrupted")
+    wait_for(lambda: (folder / "summary.json").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert summary["epochs"] >= 1
+    assert main(["train", *words, "run.name=interrupted", "run.resume=true"]) == 0
+    assert losses(folder) == losses(straight)
+    assert json.loads((folder / "summary.json").read_text())["status"] == "done"
+
+
+def test_resuming_a_finished_run_changes_nothing(words: list[str], straight: Path) -> None:
+    before = (straight / "metrics.jsonl").read_bytes(), (straight / "model.safetensors").read_bytes()
+    assert main(["train", *words, "run.name=straight", "run.resume=true"]) == 0
+    assert ((straight / "metrics.jsonl").read_bytes(), (straight / "model.safetensors").read_bytes()) == before
+
+
+def test_training_straight_from_files_scores_like_training_from_shards(
+    words: list[str], straight: Path, atlas: Path
+) -> None:
+    files = [f"data.images={atlas}/train", f"data.labels={atlas}/train.csv", "data.image_size=32"]
+    others = [word for word in words if not word.startswith("data.")]
+    assert main(["train", *files, *others, "run.name=files"]) == 0
+    assert losses(folder_of(words, "files")) == pytest.approx(losses(straight), rel=0.15)  # another order and mean
+
+
+def start(words: Sequence[str], name: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "hpa_ray.cli", "train", *words, f"run.name={name}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+
+def wait_for(condition, process: "subprocess.Popen[str]", timeout_s: float = 120) -> None:  # type: ignore[no-untyped-def]
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"it ended too early: {process.stderr.read() if process.stderr else ''}"
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
