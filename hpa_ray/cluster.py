@@ -27,6 +27,7 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
 
     import ray  # reads the environment when it is imported
 
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     cores = os.cpu_count() or 1
     if not ray.is_initialized():
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}

@@ -27,8 +27,14 @@ def evaluate(
     `_tuned` scores use the thresholds stored with the model, which were tuned on its validation part. Returns the
     summary. Raises InputError if images can not be used and data.on_error does not allow it.
     """
-    found = infer(shipped, data.source, rows, batch_size=config.evaluate.batch_size, on_progress=on_progress)
-    check_rejects(config, found.rejects, len(rows))
+    found = infer(
+        shipped,
+        data.source,
+        rows,
+        batch_size=config.evaluate.batch_size,
+        on_progress=on_progress,
+        on_rejects=lambda rejects: check_rejects(config, data, rejects),
+    )
     targets = data.targets_NK[found.rows_N]
     thresholds = np.asarray(shipped.card.thresholds)
     scores: dict[str, Any] = dict(score(found.probabilities_NK, targets))

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import zipfile
 from pickle import UnpicklingError
 from typing import Any
 
@@ -55,11 +56,9 @@ class RunFolder:
             return None
         uri = self.path("checkpoints", f"epoch-{epochs[-1]:04d}.pt")
         try:
-            state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(uri)), map_location="cpu", weights_only=True)
-        except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{uri}: not a checkpoint ({reason}) - delete it to go on from the one before") from error
-        return state
+            return _state_of(read_bytes(uri))
+        except ValueError as error:
+            raise InputError(f"{uri}: not a checkpoint ({error}) - delete it to go on from the one before") from error
 
     def _checkpoints(self) -> list[int]:
         try:
@@ -67,3 +66,20 @@ class RunFolder:
         except FileNotFoundError:
             return []
         return sorted(int(match[1]) for name in names if (match := CHECKPOINT.fullmatch(name)))
+
+
+def _state_of(content: bytes) -> dict[str, Any]:
+    """The bytes of torch.save -> what was saved. Raises ValueError with the reason for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()  # torch itself takes changed weights: it does not look at the checksums
+        if damaged is not None:
+            raise ValueError(f"checksum of {damaged}")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # its own message tells to load it without this protection
+        raise ValueError("it holds more than tensors and plain values") from error
+    except Exception as error:  # 25,000 damaged files gave 15 kinds of errors, C library included
+        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    return state

@@ -25,6 +25,10 @@ VERBS = {
     "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
+MORE_SECTIONS = {"train": ("optim", "train", "run")}
+MODULES = dict.fromkeys(("synth", "check", "split", "prepare"), "data_verbs")
+MODULES |= {"train": "train_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
+"""Where a verb is; one that needs no torch is in a module that does not import it."""
 PLACE_ERRORS = frozenset(
     {
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
@@ -32,7 +36,6 @@ PLACE_ERRORS = frozenset(
     }
 )
 """What the system says of a place that the user can mend or choose anew."""
-MORE_SECTIONS = {"train": ("optim", "train", "run")}
 
 
 class Invocation(NamedTuple):
@@ -96,8 +99,8 @@ def run(invocation: Invocation) -> dict[str, Any]:
         config = load_config(invocation.words, recipe=invocation.recipe, file=invocation.file)
         if invocation.verb == "train" and config.train.num_workers > (os.cpu_count() or 1):
             cluster.start_ray(config.train.num_workers, use_gpu=config.train.use_gpu)  # joins a cluster or refuses
-    verbs = importlib.import_module("hpa_ray.cli.verbs")
-    result: dict[str, Any] = getattr(verbs, invocation.verb)(invocation)
+    module = importlib.import_module(f"hpa_ray.cli.{MODULES[invocation.verb]}")
+    result: dict[str, Any] = getattr(module, invocation.verb)(invocation)
     return result
 
 

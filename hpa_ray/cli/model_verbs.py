@@ -64,7 +64,11 @@ def predict(invocation: Invocation) -> dict[str, Any]:
     source, ids, rejects = _open_unlabelled(config, shipped.card.channels, shipped.card.image_size, wanted)
     cfg = config.data
     where, num_images = cfg.shards or cfg.images or "", len(ids) + len(rejects) if wanted is None else len(wanted)
-    check_ceiling(where, rejects, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
+
+    def check(more: list[Reject]) -> None:
+        check_ceiling(where, rejects + more, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
+
+    check([])
     with console.progress("predict", len(ids)) as show:
         found = infer(
             shipped,
@@ -73,9 +77,9 @@ def predict(invocation: Invocation) -> dict[str, Any]:
             batch_size=config.predict.batch_size,
             num_workers=config.predict.num_workers,
             on_progress=show,
+            on_rejects=check,
         )
     rejects += found.rejects
-    check_ceiling(where, rejects, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
     labels = labels_of(found.probabilities_NK, np.asarray(shipped.card.thresholds))
     names = [ids[row] for row in found.rows_N]
     write_parquet(

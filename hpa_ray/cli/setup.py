@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from hpa_ray import __version__
+from hpa_ray.channels import STAINS
 from hpa_ray.cli.main import Invocation
 from hpa_ray.config import Config, load_config
 from hpa_ray.errors import InputError
@@ -66,7 +68,7 @@ def with_atlas(config: Config) -> Config:
     """The configuration with data.images and data.labels set to the embedded atlas, which is drawn if need be."""
     cfg = config.synth
     num_images = cfg.num_images or 1500
-    folder = home() / "atlas" / f"{num_images}x{cfg.image_size}px-seed{cfg.seed}"
+    folder = home() / "atlas" / f"{num_images}x{cfg.image_size}px-seed{cfg.seed}-v{__version__}"
     if not (folder / "train.csv").exists():
         console.say(f"no data given: drawing the embedded synthetic atlas of {num_images} images in {folder}")
         label_sets = draw_label_sets(num_images, seed=cfg.seed)
@@ -86,18 +88,18 @@ def with_atlas_shards(config: Config) -> Config:
     with_images = with_atlas(config)
     data = with_images.data
     assert data.images is not None
-    output = str(home() / "shards" / f"{Path(data.images).parent.name}-{data.image_size}px")
+    name = f"{Path(data.images).parent.name}-{data.image_size}px-seed{config.prepare.seed}"
+    all_stains = data.model_copy(update={"channels": STAINS})  # training picks those it wants
+    output = str(home() / "shards" / name)
     # without Ray in the training there should be none before it
     num_workers = 0 if config.train.num_workers == 0 else config.prepare.num_workers
-    prepare_images(with_images, output, num_workers=num_workers)
+    prepare_images(with_images.model_copy(update={"data": all_stains}), output, num_workers=num_workers)
     kept = config.data.model_copy(update={"images": None, "labels": None, "shards": output})
     return config.model_copy(update={"data": kept})
 
 
 def prepare_images(config: Config, output: str, *, num_workers: int | None) -> dict[str, object]:
     """Write data.images and data.labels as shards. Raises InputError."""
-    from hpa_ray import cluster
-
     cfg = config.data
     if not (cfg.images and cfg.labels):
         raise InputError("prepare needs data.images=FOLDER and data.labels=CSV")
@@ -107,8 +109,6 @@ def prepare_images(config: Config, output: str, *, num_workers: int | None) -> d
     manifest = build_manifest(list_folder(cfg.images), labels, cfg.channels)
     if manifest.num_unlabelled:
         console.say(f"{manifest.num_unlabelled} images have no row in {cfg.labels} and are left out")
-    if num_workers != 0:
-        cluster.start_ray()
     with console.progress("prepare", manifest.table.num_rows) as show:
         index = prepare(
             manifest,

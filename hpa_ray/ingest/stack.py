@@ -8,7 +8,10 @@ from PIL import Image
 from hpa_ray.ingest.decode import DecodeError
 
 RESIZE_RULE = "area"
-"""Down: the mean over the area of each new pixel (exact block means where the sizes divide). Up: bilinear."""
+"""Down: the mean of the pixels whose centres lie in each new pixel, so every old pixel counts once. Up: bilinear.
+
+Block means where the sizes divide, to the nearest gray level but for means that are all but half way between two.
+"""
 
 
 def stack_planes(planes: Sequence[np.ndarray], image_size: int) -> np.ndarray:

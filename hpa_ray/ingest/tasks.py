@@ -29,7 +29,10 @@ def run_tasks(
             finally:
                 pool.shutdown(cancel_futures=True)
         return
-    import ray.data  # seconds to import, and not needed above
+    if not numbers:
+        return
+    cluster.start_ray()  # not before there is work: mistakes are found earlier, and there may be nothing left to do
+    import ray.data
 
     def one(batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         try:
@@ -37,8 +40,6 @@ def run_tasks(
         except InputError as error:  # as a value: Ray would wrap it in errors of its own and lose it
             return {"result": [json.dumps({"mistake": error.problems})]}
 
-    if not numbers:
-        return
     with ray.data.DataContext.current(cluster.data_context()):
         tasks = ray.data.range(len(numbers), override_num_blocks=len(numbers))
         compute = ray.data.TaskPoolStrategy(size=num_workers) if num_workers else None

@@ -88,10 +88,8 @@ def read_split_table(uri: str) -> dict[str, str]:
 
 
 def write_split_table(uri: str, image_ids: Sequence[str], parts: Sequence[str], *, column: str = "split") -> None:
-    buffer = io.BytesIO()
-    table = pa.table({"Id": list(image_ids), column: list(parts)}).sort_by("Id")
-    csv.write_csv(table, buffer, csv.WriteOptions(quoting_style="none"))
-    write_bytes(uri, buffer.getvalue())
+    rows = sorted(zip(image_ids, parts, strict=True))  # no quotes: neither Ids nor parts can hold a comma
+    write_bytes(uri, "".join(f"{image_id},{part}\n" for image_id, part in [("Id", column), *rows]).encode())
 
 
 def _read_csv(uri: str, columns: Sequence[str]) -> pa.Table:

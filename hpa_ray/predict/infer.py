@@ -34,8 +34,12 @@ def infer(
     batch_size: int,
     num_workers: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
+    on_rejects: Callable[[list[Reject]], None] = lambda rejects: None,
 ) -> Predictions:
-    """Probabilities of the given manifest rows; on_progress(images done)."""
+    """Probabilities of the given manifest rows.
+
+    on_progress(images done); on_rejects(all images so far that could not be used) may raise to stop at once.
+    """
     sweep = Sweep(np.sort(rows), batch_size)
     results = (
         _in_process(shipped, source, sweep) if num_workers == 0 else _on_actors(shipped, source, sweep, num_workers)
@@ -45,7 +49,9 @@ def infer(
     for batch_rows, batch_logits, batch_rejects in results:
         seen.append(batch_rows)
         logits.append(batch_logits)
-        rejects += batch_rejects
+        if batch_rejects:
+            rejects += batch_rejects
+            on_rejects(rejects)
         done += len(batch_rows) + len(batch_rejects)
         on_progress(done)
     all_rows, all_logits = np.concatenate(seen), np.concatenate(logits).astype(np.float64)

@@ -88,7 +88,7 @@ def _parts(config: Config, ids: pa.Array, targets: np.ndarray, notes: list[str])
     if config.data.split:
         table = read_split_table(config.data.split)
         assigned = np.array([table.get(name, "") for name in names])
-        unknown = sorted(set(assigned) - {*PARTS, ""})
+        unknown = sorted(set(assigned.tolist()) - {*PARTS, ""})
         if unknown:
             raise InputError(f"{config.data.split}: part {unknown[0]!r} - expected {', '.join(PARTS)}")
         absent = int((assigned == "").sum())
@@ -125,11 +125,14 @@ def _fraction(config: Config, targets: np.ndarray, rows: np.ndarray, names: list
     return np.asarray(rows[kept])
 
 
-def check_rejects(config: Config, rejects: list[Reject], num_images: int) -> None:
+def check_rejects(config: Config, data: Data, rejects: list[Reject]) -> None:
     """Raises InputError if images were met that can not be used, and the configuration does not allow so many."""
     cfg = config.data
-    distinct = list({reject.row: reject for reject in rejects}.values())  # an image is met in every epoch
-    check_ceiling(cfg.images or "", distinct, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
+    met = list({reject.row: reject for reject in rejects}.values())  # an image is met in every epoch
+    everything = len(data.image_ids) + len(data.rejects)
+    check_ceiling(
+        cfg.images or "", data.rejects + met, everything, on_error=cfg.on_error, max_rejected=cfg.max_rejected
+    )
 
 
 def _statistics(config: Config, source: Source, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -137,7 +140,7 @@ def _statistics(config: Config, source: Source, rows: np.ndarray) -> tuple[tuple
     picked = np.random.default_rng([config.run.seed, 2]).permutation(rows)[:STATISTICS_IMAGES]
     _, pixels, rejects = source.read(np.sort(picked))
     if config.data.on_error == "fail":
-        check_rejects(config, rejects, len(rows))
+        check_ceiling(config.data.images or "", rejects, len(rows), on_error="fail", max_rejected=0)
     if not len(pixels):
         raise InputError("none of the first training images can be read")
     mean = pixels.mean(axis=(0, 2, 3), dtype=np.float64) / 255

@@ -64,7 +64,7 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
             batch, images_BCSS, targets_BK, seeds_B = device_batch
             if batch.rejects:
                 rejects += batch.rejects
-                check_rejects(config, rejects, len(data.image_ids))
+                check_rejects(config, data, rejects)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, cfg.epochs, steps.per_epoch, epoch * steps.per_epoch + step)
             losses_B = loss_of(parallel(augment(images_BCSS, seeds_B)), targets_BK)
@@ -85,7 +85,7 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         model.eval()
         ours = [_predict(model, next(stream)) for _ in range(len(schedule.validation))]
         rejects += [reject for _, _, some in ours for reject in some]
-        check_rejects(config, rejects, len(data.image_ids))
+        check_rejects(config, data, rejects)
         share = (totals.cpu().tolist(), [(rows, logits) for rows, logits, _ in ours], rejects)
         shares = host.gather(share)
         loss_sum, num_images = np.sum([total for total, _, _ in shares], axis=0)

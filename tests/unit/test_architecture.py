@@ -38,7 +38,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {node.module} if node.module != "hpa_ray" else {f"hpa_ray.{alias.name}" for alias in node.names}
-    return {name for name in names if name}
+    return {name for name in names if name and name != "hpa_ray.__version__"}
 
 
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

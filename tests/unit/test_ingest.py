@@ -1,0 +1,711 @@
+"""Image files -> pixels -> shards: decoding is exact or refused, and a stopped `prepare` ends as an undisturbed one."""
+
+import hashlib
+import io
+import os
+import shutil
+import struct
+import threading
+import time
+import tracemalloc
+import uuid
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hpa_ray import storage
+from hpa_ray.channels import STAINS
+from hpa_ray.errors import InputError
+from hpa_ray.ingest import ImageSource, prepare
+from hpa_ray.ingest.decode import ADAM7, MAX_SIDE_PX, PNG_SIGNATURE, DecodeError, decode_plane
+from hpa_ray.ingest.prepare import _ShardTask
+from hpa_ray.ingest.stack import resize_plane, stack_planes
+from hpa_ray.ingest.tasks import run_tasks
+from hpa_ray.labels import NUM_CLASSES
+from hpa_ray.manifest import Manifest, build_manifest, list_folder, read_label_table
+from hpa_ray.schema import LABELS, MANIFEST_ROW, Reject
+from hpa_ray.shards import ShardIndex, open_shards
+
+# H, W sides of a plane in px
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_bytes(
+    scanlines: bytes,
+    width: int,
+    height: int,
+    *,
+    depth: int = 8,
+    colour: int = 0,
+    interlace: int = 0,
+    before: bytes = b"",
+    after: bytes = b"",
+    idat_bytes: int = 2**30,
+) -> bytes:
+    """A PNG of filtered scanlines; `before` and `after` are chunks around the pixels, cut into chunks of idat_bytes."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
+    stream = zlib.compress(scanlines)
+    pixels = b"".join(chunk(b"IDAT", stream[k : k + idat_bytes]) for k in range(0, len(stream), idat_bytes))
+    return PNG_SIGNATURE + header + before + pixels + after + chunk(b"IEND", b"")
+
+
+def filtered(plane: np.ndarray, filters: Sequence[int]) -> bytes:
+    """Scanlines of a plane under the given filter type (PNG 9.2: none, sub, up, average, Paeth) of each row."""
+    above = np.zeros(plane.shape[1], int)
+    lines = []
+    for kind, row in zip(filters, plane.astype(int), strict=True):
+        left, corner = np.append(0, row[:-1]), np.append(0, above[:-1])
+        away = np.abs([above - corner, left - corner, left + above - 2 * corner])  # of left, above, corner
+        paeth = np.select([away[0] <= away[1:].min(axis=0), away[1] <= away[2]], [left, above], corner)
+        guess = [0, left, above, (left + above) // 2, paeth][kind]
+        lines.append(bytes([kind]) + ((row - guess) % 256).astype(np.uint8).tobytes())
+        above = row
+    return b"".join(lines)
+
+
+@st.composite
+def planes(draw: st.DrawFn, max_side: int = 24) -> np.ndarray:
+    """Noise, few values, ramps or zeros, in odd sizes."""
+    height, width = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    noise = rng.integers(0, 256, (height, width)).astype(np.uint8)
+    kind = draw(st.sampled_from(["noise", "few", "ramp", "zeros", "dark end"]))
+    ramp = (np.arange(height)[:, None] * 3 + np.arange(width) * 2) % 256
+    dark = np.where(np.arange(height)[:, None] < height // 2, noise, 0)
+    return {"noise": noise, "few": noise & 128, "ramp": ramp, "zeros": noise * 0, "dark end": dark}[kind].astype(
+        np.uint8
+    )
+
+
+# decode
+
+
+@settings(deadline=None, max_examples=150)
+@given(plane=planes(), data=st.data(), idat_bytes=st.integers(1, 200))
+def test_every_filter_is_undone(plane: np.ndarray, data: st.DataObject, idat_bytes: int) -> None:
+    height, width = plane.shape
+    filters = data.draw(st.lists(st.integers(0, 4), min_size=height, max_size=height))
+    content = png_bytes(filtered(plane, filters), width, height, idat_bytes=idat_bytes)
+    decoded = decode_plane(content)
+    assert decoded.dtype == np.uint8
+    assert np.array_equal(decoded, plane)
+    with Image.open(io.BytesIO(content)) as image:
+        assert np.array_equal(decoded, np.asarray(image))
+
+
+@settings(deadline=None, max_examples=60)
+@given(plane=planes())
+def test_interlaced_images_are_read_whole(plane: np.ndarray) -> None:
+    height, width = plane.shape
+    passes = [plane[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+    scanlines = b"".join(filtered(part, [2] * part.shape[0]) for part in passes if part.size)
+    assert np.array_equal(decode_plane(png_bytes(scanlines, width, height, interlace=1)), plane)
+    with pytest.raises(DecodeError):
+        decode_plane(png_bytes(scanlines[:-1], width, height, interlace=1))
+
+
+@settings(deadline=None, max_examples=100)
+@given(plane=planes(), share=st.floats(0, 1, exclude_max=True))
+def test_missing_rows_are_not_taken_for_black(plane: np.ndarray, share: float) -> None:
+    """Every checksum of such a file is right; Pillow alone gives an image with a black end."""
+    height, width = plane.shape
+    scanlines = filtered(plane, [0] * height)
+    with pytest.raises(DecodeError, match="truncated"):
+        decode_plane(png_bytes(scanlines[: int(share * len(scanlines))], width, height))
+
+
+def test_a_file_that_pillow_wrote(gray_png: Callable[..., bytes]) -> None:
+    for side in (1, 7, 64, 511):
+        content = gray_png(side)
+        with Image.open(io.BytesIO(content)) as image:
+            assert np.array_equal(decode_plane(content), np.asarray(image))
+
+
+def small_png() -> tuple[np.ndarray, bytes]:
+    plane = np.random.default_rng(5).integers(0, 256, (5, 6)).astype(np.uint8)
+    text = chunk(b"tEXt", b"Comment\0made by hand")
+    return plane, png_bytes(filtered(plane, [0, 1, 2, 3, 4]), 6, 5, before=text, after=text, idat_bytes=20)
+
+
+def test_a_changed_byte_is_refused_or_makes_no_difference() -> None:
+    plane, content = small_png()
+    accepted = 0
+    for position in range(len(content)):
+        for change in (1, 16, 32, 128, 255):  # 32 turns the case of a letter: a required chunk into a private one
+            damaged = bytearray(content)
+            damaged[position] ^= change
+            try:
+                decoded = decode_plane(bytes(damaged))
+            except DecodeError:
+                continue
+            accepted += 1
+            assert np.array_equal(decoded, plane), (position, change)
+    assert accepted == 0  # not even a comment may change
+
+
+def test_a_cut_file_is_refused() -> None:
+    plane, content = small_png()
+    for length in range(len(content)):
+        with pytest.raises(DecodeError):
+            decode_plane(content[:length])
+    assert np.array_equal(decode_plane(content + b"more"), plane)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    kind=st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"cHRM", b"pHYs", b"tRNS", b"acTL", b"fcTL"])
+    | st.from_regex(rb"\A[a-z][A-Za-z]{3}\Z"),
+    content=st.binary(max_size=40),
+)
+def test_other_chunks_change_nothing(kind: bytes, content: bytes) -> None:
+    plane = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    extra = chunk(kind, content)
+    decoded = decode_plane(png_bytes(filtered(plane, [1, 1, 1]), 4, 3, before=extra, after=extra))
+    assert np.array_equal(decoded, plane)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    header=st.binary(min_size=0, max_size=20)
+    | st.tuples(*[st.integers(0, 9)] * 7).map(lambda v: struct.pack(">IIBBBBB", *v)),
+    stream=st.binary(max_size=40),
+    deflate=st.booleans(),
+)
+def test_made_up_content_with_right_checksums_is_refused_or_decoded(
+    header: bytes, stream: bytes, deflate: bool
+) -> None:
+    data = zlib.compress(stream) if deflate else stream
+    content = PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    reason = ""
+    try:
+        decoded = decode_plane(content)
+        assert (decoded.shape[1], decoded.shape[0]) == struct.unpack_from(">II", header)
+    except DecodeError as error:
+        reason = str(error)
+    assert " at 0x" not in reason  # reasons are stored: no addresses in memory
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "reason"),
+    [
+        (1, 0, "1-bit"),
+        (2, 0, "2-bit"),
+        (4, 0, "4-bit"),
+        (16, 0, "16-bit"),
+        (8, 2, "RGB"),
+        (8, 3, "palette"),
+        (8, 4, "alpha"),
+        (8, 6, "RGBA"),
+    ],
+)
+def test_other_kinds_of_pixels_are_refused(depth: int, colour: int, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        decode_plane(png_bytes(bytes(9 * 64), 8, 8, depth=depth, colour=colour))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_other_modes_of_pillow_are_refused(gray_png: Callable[..., bytes], mode: str) -> None:
+    with pytest.raises(DecodeError, match="expected 8-bit gray"):
+        decode_plane(gray_png(16, mode))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG", b"GIF89a", b"II*\0", b"\xff\xd8\xff\xe0", b"Id,Target\n"])
+def test_other_files_are_refused(content: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"empty|not a PNG"):
+        decode_plane(content)
+
+
+@pytest.mark.parametrize(
+    "sides", [(MAX_SIDE_PX + 1, 1), (1, MAX_SIDE_PX + 1), (60_000, 60_000), (2**32 - 1, 2**32 - 1)]
+)
+def test_a_size_bomb_is_refused_before_anything_is_allocated(sides: tuple[int, int]) -> None:
+    content = png_bytes(bytes(10**6), *sides)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match=f"more than {MAX_SIDE_PX}"):
+            decode_plane(content)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_largest_image_passes_without_a_warning() -> None:
+    plane = decode_plane(png_bytes((bytes(MAX_SIDE_PX) + b"\7") * MAX_SIDE_PX, MAX_SIDE_PX, MAX_SIDE_PX))
+    assert plane.shape == (MAX_SIDE_PX, MAX_SIDE_PX)
+    assert plane[:, -1].all()
+
+
+def test_no_text_can_fill_the_memory() -> None:
+    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200 * 2**20)))
+    plane = np.eye(4, dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        assert np.array_equal(decode_plane(png_bytes(filtered(plane, [0] * 4), 4, 4, before=bomb)), plane)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+# stack
+
+
+@settings(deadline=None, max_examples=100)
+@given(size=st.integers(1, 12), factor=st.integers(2, 20), seed=st.integers(0, 10**6), high=st.sampled_from([2, 256]))
+def test_a_whole_factor_gives_rounded_block_means(size: int, factor: int, seed: int, high: int) -> None:
+    plane = np.random.default_rng(seed).integers(0, high, (size * factor,) * 2).astype(np.uint8)
+    resized = resize_plane(plane, size)
+    num = factor**2
+    sums = plane.reshape(size, factor, size, factor).sum(axis=(1, 3), dtype=int)
+    if factor in (2, 4, 8, 16):
+        assert np.array_equal(resized, (2 * sums + num) // (2 * num))  # half up
+    else:  # Pillow multiplies by a rounded 1 / num: the nearest value, but for means that are all but half way
+        assert np.abs(resized - sums / num).max() <= 0.5 + 1 / (2 * num) + 255 * num / 2**24
+
+
+@settings(deadline=None, max_examples=100)
+@given(side=st.integers(1, 60), size=st.integers(1, 60), low=st.integers(0, 255), seed=st.integers(0, 10**6))
+def test_a_resize_keeps_the_range_of_values(side: int, size: int, low: int, seed: int) -> None:
+    high = np.random.default_rng(seed).integers(low, 256)
+    plane = np.random.default_rng(seed).integers(low, high + 1, (side, side)).astype(np.uint8)
+    resized = resize_plane(plane, size)
+    assert resized.shape == (size, size)
+    assert resized.dtype == np.uint8
+    assert plane.min() <= resized.min()
+    assert resized.max() <= plane.max()
+    if side == size:
+        assert np.array_equal(resized, plane)
+
+
+@settings(deadline=None, max_examples=60)
+@given(size=st.integers(1, 30), more=st.integers(1, 40), seed=st.integers(0, 10**6))
+def test_any_other_factor_averages_every_pixel_once(size: int, more: int, seed: int) -> None:
+    side = size + more
+    plane = np.random.default_rng(seed).integers(0, 256, (side, side)).astype(np.uint8)
+    at = ((np.arange(side) + 0.5) * size / side).astype(int)  # the new pixel in which each old one has its centre
+    sums, counts = np.zeros((size, size)), np.zeros((size, size))
+    np.add.at(sums, (at[:, None], at), plane)
+    np.add.at(counts, (at[:, None], at), 1)
+    centres = (np.arange(side) + 0.5) * size / side
+    if np.abs(centres - centres.round()).min() > 1e-9:  # else a centre on a border belongs to either side
+        assert np.abs(resize_plane(plane, size) - sums / counts).max() <= 1.01  # rows and columns are rounded in turn
+
+
+def test_planes_stay_in_their_order() -> None:
+    stack = stack_planes([np.full((8, 8), value, np.uint8) for value in (3, 1, 2)], 4)
+    assert stack.shape == (3, 4, 4)
+    assert stack[:, 0, 0].tolist() == [3, 1, 2]
+
+
+def test_planes_that_do_not_fit_together_are_refused() -> None:
+    with pytest.raises(DecodeError, match=r"planes of different sizes: 8 x 8 px, 9 x 9 px"):
+        stack_planes([np.zeros((8, 8), np.uint8), np.zeros((9, 9), np.uint8)], 4)
+    with pytest.raises(DecodeError, match="10 x 8 px, expected a square"):
+        stack_planes([np.zeros((8, 10), np.uint8)], 4)
+
+
+def test_real_images_keep_their_brightness(real_data: Path) -> None:
+    sides = set()
+    for path in sorted((real_data / "images").glob("*_green.png")):
+        plane = decode_plane(path.read_bytes())
+        with Image.open(path) as image:
+            assert np.array_equal(plane, np.asarray(image))
+        sides.add(plane.shape[0])
+        for size in (512, 96):
+            assert abs(resize_plane(plane, size).mean() - plane.mean()) < 0.5, (path.name, size)
+    assert len(sides) > 1
+
+
+# reader
+
+
+def write_planes(folder: str, num_images: int, *, side: int = 12) -> Manifest:
+    """Images of noise, written as PNGs; image k is named i<k> and has the labels {k % 28, k % 5}."""
+    rng = np.random.default_rng(0)
+    ids = [f"i{k:03d}" for k in range(num_images)]
+    for image_id in ids:
+        for stain in STAINS:
+            plane = rng.integers(0, 200, (side, side)).astype(np.uint8)
+            content = png_bytes(filtered(plane, [1] * side), side, side)
+            if storage.is_local(folder):
+                (Path(folder) / f"{image_id}_{stain}.png").write_bytes(content)
+            else:
+                storage.write_bytes(f"{folder}/{image_id}_{stain}.png", content)
+    extensions = pa.array(["png"] * num_images, MANIFEST_ROW.field("extension").type)
+    labels = pa.array([sorted({k % NUM_CLASSES, k % 5}) for k in range(num_images)], LABELS)
+    return Manifest(pa.table([pa.array(ids), extensions, labels], schema=MANIFEST_ROW), [], 0)
+
+
+@pytest.mark.parametrize("where", ["local", "memory"])
+def test_bad_images_are_left_out_and_the_others_keep_their_order(where: str, tmp_path: Path) -> None:
+    folder = f"memory://{uuid.uuid4().hex}" if where == "memory" else str(tmp_path)
+    table = write_planes(folder, 10).table
+    good = ImageSource(folder, table, ("green", "red"), 6).read(np.arange(10)).pixels_BCSS
+    storage.write_bytes(f"{folder}/i002_red.png", b"")
+    storage.write_bytes(f"{folder}/i005_green.png", storage.read_bytes(f"{folder}/i005_green.png")[:-20])
+    storage.remove([f"{folder}/i007_red.png"])
+    storage.remove([f"{folder}/i008_blue.png"])  # not asked for
+    source = ImageSource(folder, table, ("green", "red"), 6)
+    rows = np.array([7, 9, 2, 0, 5, 8, 9])
+    images = source.read(rows)
+    assert images.rows_B.tolist() == [9, 0, 8, 9]
+    assert images.pixels_BCSS.shape == (4, 2, 6, 6)
+    assert np.array_equal(images.pixels_BCSS, good[images.rows_B])
+    assert [(r.row, r.image_id, r.file) for r in images.rejects] == [
+        (7, "i007", "i007_red.png"),
+        (2, "i002", "i002_red.png"),
+        (5, "i005", "i005_green.png"),
+    ]
+    reasons = [reject.reason for reject in images.rejects]
+    assert "empty" in reasons[1]
+    assert "truncated" in reasons[2]
+    nothing = source.read(np.array([2, 7]))
+    assert len(nothing.rows_B) == 0
+    assert nothing.pixels_BCSS.shape == (0, 2, 6, 6)
+
+
+def test_reading_no_rows_gives_no_pixels(tmp_path: Path) -> None:
+    table = write_planes(str(tmp_path), 1).table
+    assert ImageSource(str(tmp_path), table, STAINS, 6).read(np.empty(0, np.int64)).pixels_BCSS.shape == (0, 4, 6, 6)
+
+
+def test_channels_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    table = write_planes(str(tmp_path), 3).table
+    every = ImageSource(str(tmp_path), table, STAINS, 12).read(np.arange(3)).pixels_BCSS
+    some = ImageSource(str(tmp_path), table, ("yellow", "red"), 12).read(np.arange(3)).pixels_BCSS
+    assert np.array_equal(some, every[:, [3, 0]])
+    assert np.array_equal(every[1, 2], decode_plane((tmp_path / "i001_blue.png").read_bytes()))
+
+
+# tasks
+
+
+@given(numbers=st.lists(st.integers(0, 1000), max_size=30))
+@settings(deadline=None)
+def test_every_task_is_done_once(numbers: list[int]) -> None:
+    results = list(run_tasks(lambda number: {"square": number**2}, numbers, num_workers=0))
+    assert sorted(result["square"] for result in results) == sorted(number**2 for number in numbers)
+
+
+def test_a_failing_task_ends_the_others() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def work(number: int) -> dict[str, Any]:
+        begun.append(number)
+        if number == 0:
+            failed.set()
+            raise InputError("bad image")
+        failed.wait(10)
+        time.sleep(0.001)
+        return {}
+
+    with pytest.raises(InputError, match="bad image"):
+        list(run_tasks(work, range(10_000), num_workers=0))
+    assert len(begun) < 10_000
+
+
+# prepare
+
+NUM_IMAGES = 150  # in shards of 64 rows: three, the last one short
+SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
+    folder = str(tmp_path_factory.mktemp("noise"))
+    return folder, write_planes(folder, NUM_IMAGES)
+
+
+def prepare_noise(noise: tuple[str, Manifest], output: Path | str, **changes: Any) -> ShardIndex:
+    settings: dict[str, Any] = {"channels": STAINS, "image_size": SIZE, "shard_bytes": 1, "num_workers": 0, "seed": 1}
+    return prepare(noise[1], images=noise[0], output=str(output), **settings | changes)
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_shards_hold_the_pixels_of_the_files(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    index = prepare_noise(noise, tmp_path)
+    assert sorted(content_of(tmp_path)) == [
+        "index.json",
+        "manifest.arrow",
+        "rejected.parquet",
+        *(f"shard-{k:05d}.arrow" for k in range(3)),
+    ]
+    assert not (tmp_path / "parts").exists()
+    assert [entry.rows for entry in index.shards] == [64, 64, 22]
+    assert [entry.sha256 for entry in index.shards] == [content_of(tmp_path)[entry.file] for entry in index.shards]
+    shards, table = open_shards(str(tmp_path), STAINS)
+    ids = table["image_id"].to_pylist()
+    assert sorted(ids) == noise[1].table["image_id"].to_pylist()
+    assert ids != sorted(ids)  # one global random order
+    labels = dict(zip(noise[1].table["image_id"].to_pylist(), noise[1].table["labels"].to_pylist(), strict=True))
+    assert table["labels"].to_pylist() == [labels[image_id] for image_id in ids]
+    pixels = shards.read(np.arange(NUM_IMAGES)).pixels_BCSS
+    files = ImageSource(noise[0], table, STAINS, SIZE).read(np.arange(NUM_IMAGES)).pixels_BCSS
+    assert np.array_equal(pixels, files)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    num_images=st.integers(1, 70),
+    image_size=st.integers(1, 14),
+    channels=st.lists(st.sampled_from(STAINS), min_size=1, unique=True),
+    seed=st.integers(0, 1000),
+)
+def test_any_set_of_images_comes_back(
+    noise: tuple[str, Manifest],
+    tmp_path_factory: pytest.TempPathFactory,
+    num_images: int,
+    image_size: int,
+    channels: list[str],
+    seed: int,
+) -> None:
+    output = str(tmp_path_factory.mktemp("any") / "shards")
+    some = noise[1]._replace(table=noise[1].table.slice(NUM_IMAGES - num_images))
+    prepare(
+        some, images=noise[0], output=output, channels=tuple(channels), image_size=image_size, seed=seed, num_workers=0
+    )
+    shards, table = open_shards(output, tuple(channels))
+    rows = np.arange(num_images)
+    files = ImageSource(noise[0], table, tuple(channels), image_size).read(rows).pixels_BCSS
+    assert np.array_equal(shards.read(rows).pixels_BCSS, files)
+    assert list(shards.index.channels) == [stain for stain in STAINS if stain in channels]
+
+
+def test_the_statistics_are_those_of_the_pixels(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    index = prepare_noise(noise, tmp_path)
+    pixels = open_shards(str(tmp_path), STAINS)[0].read(np.arange(NUM_IMAGES)).pixels_BCSS.astype(np.float64) / 255
+    assert np.allclose(index.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
+    assert np.allclose(index.std, pixels.std(axis=(0, 2, 3)), rtol=1e-9)
+    assert list(index.class_counts) == noise[1].targets().sum(axis=0).tolist()
+    assert (index.num_images, index.num_rejected) == (NUM_IMAGES, 0)
+
+
+@pytest.mark.parametrize("value", [0, 1, 77, 255])
+def test_a_stain_of_one_value_has_no_spread(tmp_path: Path, value: int) -> None:
+    plane = np.full((9, 9), value, np.uint8)
+    for stain in STAINS:
+        (tmp_path / f"a_{stain}.png").write_bytes(png_bytes(filtered(plane, [0] * 9), 9, 9))
+    manifest = build_manifest(list_folder(str(tmp_path)), None, STAINS)
+    index = prepare(
+        manifest, images=str(tmp_path), output=str(tmp_path / "out"), channels=STAINS, image_size=9, num_workers=0
+    )
+    assert index.mean == pytest.approx((value / 255,) * 4)
+    assert index.std == (0, 0, 0, 0)
+    assert sum(index.class_counts) == 0
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 7])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(
+    noise: tuple[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> None:
+    prepare_noise(noise, tmp_path / "one")
+    monkeypatch.setattr(os, "cpu_count", lambda: num_threads)
+    prepare_noise(noise, tmp_path / "other")
+    assert content_of(tmp_path / "one") == content_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 2])
+def test_a_stopped_run_goes_on_where_it_was(
+    noise: tuple[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_done: int
+) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    prepare_noise(noise, straight)
+
+    class Stop(Exception):
+        pass
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # so that no other shard is under way
+    original = _ShardTask.__call__
+
+    def fail_at(self: _ShardTask, number: int) -> dict[str, Any]:
+        if number == num_done:
+            raise Stop
+        return original(self, number)
+
+    monkeypatch.setattr(_ShardTask, "__call__", fail_at)
+    with pytest.raises(Stop):
+        prepare_noise(noise, stopped)
+    monkeypatch.setattr(_ShardTask, "__call__", original)
+    finished = {path: path.stat().st_mtime_ns for path in stopped.glob("shard-*")}
+    assert num_done <= len(finished) < 3  # the one thread may take up another shard before it is told to stop
+    num_done = sum(22 if path.name == "shard-00002.arrow" else 64 for path in finished)
+    assert not (stopped / "index.json").exists()
+    (stopped / "shard-00002.arrow.0123.tmp").write_bytes(b"cut")  # what a killed process leaves
+    (stopped / "parts").mkdir(exist_ok=True)
+    (stopped / "parts" / "shard-00002.json.0123.tmp").write_bytes(b"cut")
+
+    progress: list[tuple[int, int]] = []
+    prepare_noise(noise, stopped, on_progress=lambda done, total: progress.append((done, total)))
+    assert content_of(stopped) == content_of(straight)
+    assert sorted(path.name for path in stopped.iterdir()) == sorted(path.name for path in straight.iterdir())
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert progress[0] == (num_done, NUM_IMAGES)
+    assert progress[-1] == (NUM_IMAGES, NUM_IMAGES)
+
+
+def test_a_shard_that_was_lost_meanwhile_is_written_again(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise Stop
+
+    with pytest.raises(Stop):
+        prepare_noise(noise, tmp_path / "lost", on_progress=stop)
+    (tmp_path / "lost" / "shard-00000.arrow").unlink()
+    os.truncate(tmp_path / "lost" / "shard-00001.arrow", 100)
+    prepare_noise(noise, tmp_path / "lost")
+    prepare_noise(noise, tmp_path / "straight")
+    assert content_of(tmp_path / "lost") == content_of(tmp_path / "straight")
+
+
+def test_a_finished_folder_is_left_as_it_is(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    index = prepare_noise(noise, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert prepare_noise(noise, tmp_path) == index
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("changes", [{"seed": 2}, {"image_size": 9}, {"channels": ("red", "green")}])
+def test_other_settings_in_the_same_folder_are_refused(
+    noise: tuple[str, Manifest], tmp_path: Path, changes: dict[str, Any], finished: bool
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done and not finished:
+            raise KeyboardInterrupt
+
+    try:
+        prepare_noise(noise, tmp_path, on_progress=stop)
+    except KeyboardInterrupt:
+        assert not finished
+    before = content_of(tmp_path)
+    with pytest.raises(InputError, match="other images or settings"):
+        prepare_noise(noise, tmp_path, **changes)
+    fewer = noise[0], noise[1]._replace(table=noise[1].table.slice(1))
+    with pytest.raises(InputError, match="other images or settings"):
+        prepare_noise(fewer, tmp_path)
+    relabelled = noise[1].table.set_column(2, "labels", pa.array([[3]] * NUM_IMAGES, LABELS))
+    with pytest.raises(InputError, match="other images or settings"):
+        prepare_noise((noise[0], noise[1]._replace(table=relabelled)), tmp_path)
+    assert content_of(tmp_path) == before
+
+
+def test_a_folder_with_other_files_or_a_file_is_refused(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_bytes(b"1")
+    with pytest.raises(InputError, match=r"thesis\.docx"):
+        prepare_noise(noise, tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        prepare_noise(noise, tmp_path / "thesis.docx")
+    assert content_of(tmp_path).keys() == {"thesis.docx"}
+
+
+def damaged_copy(noise: tuple[str, Manifest], folder: Path, rows: Sequence[int]) -> tuple[str, Manifest]:
+    shutil.copytree(noise[0], folder)
+    for row in rows:
+        (folder / f"i{row:03d}_blue.png").write_bytes(b"")
+    return str(folder), noise[1]
+
+
+def test_rejected_images_are_counted_and_named(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    bad = [0, 13, 130, 149]
+    data = damaged_copy(noise, tmp_path / "images", bad)
+    earlier = Reject(-1, "gone", "gone_red.png", "no image files")
+    data = data[0], data[1]._replace(rejects=[earlier])
+    index = prepare_noise(data, tmp_path / "out", on_error="quarantine", max_rejected=0.04)
+    assert (index.num_images, index.num_rejected) == (NUM_IMAGES - 4, 5)
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert rejected[0]["image_id"] == "gone"
+    assert sorted(line["file"] for line in rejected[1:]) == [f"i{row:03d}_blue.png" for row in bad]
+    shards, table = open_shards(str(tmp_path / "out"), STAINS)
+    assert set(table["image_id"].to_pylist()) == {f"i{k:03d}" for k in range(NUM_IMAGES) if k not in bad}
+    rows = np.arange(index.num_images)
+    files = ImageSource(noise[0], table, STAINS, SIZE).read(rows).pixels_BCSS
+    assert np.array_equal(shards.read(rows).pixels_BCSS, files)
+    good = np.delete(noise[1].targets(), bad, axis=0)
+    assert list(index.class_counts) == good.sum(axis=0).tolist()
+    with pytest.raises(InputError, match=r"max_rejected=0\.02"):
+        prepare_noise(data, tmp_path / "few", on_error="quarantine", max_rejected=0.02)
+
+
+def test_after_a_bad_image_the_advice_can_be_followed_in_the_same_folder(
+    noise: tuple[str, Manifest], tmp_path: Path
+) -> None:
+    data = damaged_copy(noise, tmp_path / "images", [13])
+    with pytest.raises(InputError, match=r"i013_blue\.png: the file is empty(?s:.*)data\.on_error=quarantine"):
+        prepare_noise(data, tmp_path / "out")
+    index = prepare_noise(data, tmp_path / "out", on_error="quarantine")
+    assert index.num_rejected == 1
+    prepare_noise(data, tmp_path / "straight", on_error="quarantine")
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "straight")
+
+
+def test_images_left_out_before_a_stop_count_after_it(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    data = damaged_copy(noise, tmp_path / "images", range(20))
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_noise(data, tmp_path / "out", on_error="quarantine", max_rejected=0.5, on_progress=stop)
+    with pytest.raises(InputError, match=r"max_rejected=0\.05"):
+        prepare_noise(data, tmp_path / "out", on_error="quarantine", max_rejected=0.05)
+    with pytest.raises(InputError, match=r"data\.on_error=quarantine"):
+        prepare_noise(data, tmp_path / "out", on_error="fail")
+    for row in range(20):  # mended
+        shutil.copy(Path(noise[0]) / f"i{row:03d}_blue.png", tmp_path / "images")
+    assert prepare_noise(data, tmp_path / "out", on_error="fail").num_rejected == 0
+
+
+@pytest.mark.parametrize("rejected_by", ["decode", "manifest"])
+def test_nothing_left_is_said_plainly(noise: tuple[str, Manifest], tmp_path: Path, rejected_by: str) -> None:
+    if rejected_by == "decode":
+        data = damaged_copy(noise, tmp_path / "images", range(NUM_IMAGES))
+    else:
+        rejects = [Reject(-1, "a", "a_red.png", "no image files")]
+        data = noise[0], Manifest(noise[1].table.slice(0, 0), rejects, 0)
+    for _ in range(2):  # the second time it finds what the first has left
+        with pytest.raises(InputError, match=r"none of the \d+ labelled images can be used"):
+            prepare_noise(data, tmp_path / "out", on_error="quarantine", max_rejected=1)
+    assert not (tmp_path / "out" / "index.json").exists()
+    if rejected_by == "decode":
+        for row in range(NUM_IMAGES):
+            shutil.copy(Path(noise[0]) / f"i{row:03d}_blue.png", tmp_path / "images")
+        assert prepare_noise(data, tmp_path / "out", on_error="fail").num_images == NUM_IMAGES
+
+
+def test_an_object_store_gets_the_same_bytes(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    local = prepare_noise(noise, tmp_path)
+    remote = f"memory://{uuid.uuid4().hex}/shards"
+    assert prepare_noise(noise, remote) == local
+    assert storage.list_files(remote) == storage.list_files(str(tmp_path))
+    assert storage.read_bytes(f"{remote}/index.json") == (tmp_path / "index.json").read_bytes()
+
+
+def test_the_synthetic_atlas_can_be_prepared(atlas: Path, tmp_path: Path) -> None:
+    labels = read_label_table(str(atlas / "train.csv"))
+    manifest = build_manifest(list_folder(str(atlas / "train")), labels, STAINS)
+    index = prepare(
+        manifest, images=str(atlas / "train"), output=str(tmp_path), channels=STAINS, image_size=32, num_workers=0
+    )
+    counts = np.bincount(labels.labels.flatten().to_numpy(), minlength=NUM_CLASSES)
+    assert list(index.class_counts) == counts.tolist()
+    assert min(index.std) > 0
