@@ -1,5 +1,6 @@
 """Starting or joining Ray with settings that suit image training."""
 
+import logging
 import os
 from typing import Any
 
@@ -23,11 +24,9 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import logging
 
     import ray  # reads the environment when it is imported
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     cores = os.cpu_count() or 1
     if not ray.is_initialized():
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -57,6 +56,7 @@ def data_context(*, in_order: bool = False) -> Any:
     """A copy of Ray Data's settings with its own screen output off; in_order keeps rows in their order."""
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces every execution, and that its bars are off
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = in_order
     context.execution_options.verbose_progress = False

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hpa_ray.checkpoint import RunFolder, ShippedModel, write_results
+from hpa_ray.checkpoint import RunFolder, ShippedModel, floor_scores, scores_of, write_results
 from hpa_ray.config import Config
-from hpa_ray.metrics import constant_floor, score
+from hpa_ray.metrics import score, score_predictions
 from hpa_ray.predict import infer
 from hpa_ray.stream import Data, check_rejects
 
@@ -24,8 +24,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the model on manifest rows; writes summary_<part>.json, the per-class table and the predictions.
 
-    `_tuned` scores use the thresholds stored with the model, which were tuned on its validation part. Returns the
-    summary. Raises InputError if images can not be used and data.on_error does not allow it.
+    `_tuned` scores use the thresholds stored with the model, which were tuned on its validation part; that part itself
+    is scored with cross-fitted ones. Returns the summary. Raises InputError if images can not be used and data.on_error does not allow it.
     """
     found = infer(
         shipped,
@@ -37,21 +37,21 @@ def evaluate(
     )
     targets = data.targets_NK[found.rows_N]
     thresholds = np.asarray(shipped.card.thresholds)
-    scores: dict[str, Any] = dict(score(found.probabilities_NK, targets))
-    threshold_free = ("map", "num_map_classes", "auroc", "num_auroc_classes", "num_present_classes")
-    tuned = score(found.probabilities_NK, targets, thresholds)
-    scores |= {f"{name}_tuned": value for name, value in tuned.items() if name not in threshold_free}
-    floor = constant_floor(targets)
+    ids = data.ids(found.rows_N)
+    if part == "val":  # the stored thresholds were tuned on these very images
+        scores = scores_of(found.probabilities_NK, targets, ids)
+    else:
+        tuned = score_predictions(found.probabilities_NK >= thresholds, targets)
+        scores = score(found.probabilities_NK, targets) | {f"{name}_tuned": value for name, value in tuned.items()}
     summary = {
         "part": part,
         **scores,
-        "floor_macro_f1": floor.macro_f1,
-        "floor_micro_f1": floor.micro_f1,
+        **floor_scores(targets),
         "num_images": len(targets),
         "num_rejected": len(found.rejects),
         "run": shipped.card.run,
         "epoch": shipped.card.epoch,
     }
-    write_results(folder, part, data.ids(found.rows_N), found.probabilities_NK, targets, thresholds, shipped.card.run)
+    write_results(folder, part, ids, found.probabilities_NK, targets, thresholds, shipped.card.run)
     folder.write_json(f"summary_{part}.json", summary)
     return summary

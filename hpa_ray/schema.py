@@ -14,7 +14,7 @@ LABELS = pa.list_(pa.int8())
 MANIFEST_ROW = pa.schema(
     [
         ("image_id", pa.string()),
-        ("extension", pa.dictionary(pa.int8(), pa.string())),  # of the image's files; null in a shard folder
+        ("extension", pa.dictionary(pa.int8(), pa.string())),  # of the image's files
         ("labels", LABELS),  # null where not known
     ]
 )

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
-from hpa_ray.metrics import per_class, score, score_tuned
+from hpa_ray.metrics import constant_floor, per_class, score, score_tuned
 from hpa_ray.schema import PREDICTION_ROW
 from hpa_ray.storage import write_parquet
 
@@ -19,6 +19,17 @@ def scores_of(probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str]
     """Scores at threshold 0.5 and, as `_tuned`, at per-class thresholds tuned on other images (cross-fitted)."""
     scores = score(probabilities, targets)
     return scores | {f"{name}_tuned": value for name, value in score_tuned(probabilities, targets, ids).items()}
+
+
+def floor_scores(targets: np.ndarray) -> dict[str, float | None]:
+    """What the best constant prediction reaches: any fixed label set for all images."""
+    floor = constant_floor(targets)
+    present = int(targets.any(axis=0).sum())
+    return {
+        "floor_macro_f1": floor.macro_f1,
+        "floor_macro_f1_present": floor.macro_f1 * targets.shape[1] / present if present else None,
+        "floor_micro_f1": floor.micro_f1,
+    }
 
 
 def write_results(

@@ -18,6 +18,7 @@ from hpa_ray.cli.setup import has_data, home, resolve, with_atlas_shards
 from hpa_ray.config import Config, dump_config
 from hpa_ray.errors import InputError
 from hpa_ray.evaluate import evaluate
+from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.progress import Progress, console
 from hpa_ray.storage import join, remove
 from hpa_ray.stream import Data, open_data
@@ -98,7 +99,9 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
     shipped = load_model(folder.uri)
     with console.progress("test", len(rows)) as show:
         scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)
-    return {f"test_{name}": value for name, value in scores.items() if isinstance(value, float) or name == "num_images"}
+    return {
+        f"test_{name}": value for name, value in scores.items() if isinstance(value, float) or name.startswith("num_")
+    }
 
 
 def _show(event: dict[str, Any], progress: Progress, num_images: int, config: Config) -> None:
@@ -108,9 +111,12 @@ def _show(event: dict[str, Any], progress: Progress, num_images: int, config: Co
         speed = f"{event['images_per_s']:.0f} images/s, waiting for data {event['data_wait_pct']:.1f} %"
         progress(done, f"epoch {event['epoch'] + 1}/{config.train.epochs}, loss {event['loss']:.4f}, {speed}")
         return
+    present = event["num_present_classes"]
+    of_present = f", of {present} present classes {event['macro_f1_present_tuned'] or 0:.3f}"
     console.say(
         f"epoch {event['epoch']:>3}/{config.train.epochs}  loss {event['train_loss']:.4f}  "
-        f"macro F1 {event['macro_f1_tuned']:.3f} (at 0.5: {event['macro_f1']:.3f})  mAP {event['map'] or 0:.3f}  "
+        f"macro F1 {event['macro_f1_tuned']:.3f} (at 0.5: {event['macro_f1']:.3f}"
+        f"{of_present if present < NUM_CLASSES else ''})  mAP {event['map'] or 0:.3f}  "
         f"{event['images_per_s']:.0f} images/s  waiting for data {event['data_wait_pct']:.1f} %"
     )
 
@@ -185,14 +191,16 @@ def _say_result(summary: dict[str, Any], folder: RunFolder) -> None:
     part = "test_" if "test_macro_f1" in summary else ""
     console.say()
     console.say(f"{'test' if part else 'validation'} part, {summary[f'{part}num_images']} images:")
-    console.say("                                 macro F1   micro F1")
-    tuned, floor = summary[f"{part}macro_f1_tuned"], summary[f"{part}floor_macro_f1"]
+    present = summary[f"{part}num_present_classes"]
+    of_present = f"  of {present} present classes" if present < NUM_CLASSES else ""
+    console.say(f"                                 macro F1   micro F1{of_present}")
     rows = (
-        ("thresholds tuned on validation", tuned, summary[f"{part}micro_f1_tuned"]),
-        ("threshold 0.5", summary[f"{part}macro_f1"], summary[f"{part}micro_f1"]),
-        ("best constant prediction", floor, summary[f"{part}floor_micro_f1"]),
+        ("thresholds tuned on validation", "macro_f1_tuned", "micro_f1_tuned", "macro_f1_present_tuned"),
+        ("threshold 0.5", "macro_f1", "micro_f1", "macro_f1_present"),
+        ("best constant prediction", "floor_macro_f1", "floor_micro_f1", "floor_macro_f1_present"),
     )
-    for name, macro, micro in rows:
-        console.say(f"  {name:<30}{macro:9.3f}  {micro:9.3f}")
+    for name, *keys in rows:
+        macro, micro, macro_present = (summary[f"{part}{key}"] for key in keys)
+        console.say(f"  {name:<30}{macro:9.3f}  {micro:9.3f}" + (f"  {macro_present:9.3f}" if of_present else ""))
     console.say(f"run folder: {folder.uri}")
     console.say(f"next: hpa-ray predict predict.run={folder.uri} data.images=FOLDER predict.output=FOLDER")

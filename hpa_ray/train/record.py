@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpa_ray.checkpoint import MODEL_FILE, ModelCard, RunFolder, save_model, scores_of, write_results
+from hpa_ray.checkpoint import MODEL_FILE, ModelCard, RunFolder, floor_scores, save_model, scores_of, write_results
 from hpa_ray.config import Config, dump_config
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.metrics import constant_floor, tune_thresholds
+from hpa_ray.metrics import tune_thresholds
 from hpa_ray.model import Classifier
 from hpa_ray.schema import Reject, rejected_table
 from hpa_ray.storage import write_parquet
@@ -85,15 +85,13 @@ class Recorder:
 
     def write_summary(self, status: str, targets: np.ndarray) -> None:
         best, last = self.best, self.lines[-1]
-        floor = constant_floor(targets)
         speed = {key: last[key] for key in ("images_per_s", "data_wait_pct", "first_batch_s", "train_loss")}
         scores = {key: value for key, value in best.items() if key not in (*speed, "epoch", "lr", "wall_s")}
         summary = {
             "status": status,
             "part": "val",
             **scores,
-            "floor_macro_f1": round(floor.macro_f1, 6),
-            "floor_micro_f1": round(floor.micro_f1, 6),
+            **floor_scores(targets),
             "best_epoch": best["epoch"],
             "epochs": last["epoch"],
             "num_images": len(targets),
