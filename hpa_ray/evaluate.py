@@ -25,7 +25,8 @@ def evaluate(
     """Score the model on manifest rows; writes summary_<part>.json, the per-class table and the predictions.
 
     `_tuned` scores use the thresholds stored with the model, which were tuned on its validation part; that part itself
-    is scored with cross-fitted ones. Returns the summary. Raises InputError if images can not be used and data.on_error does not allow it.
+    is scored with cross-fitted ones. Returns the summary. Raises InputError if images can not be used and
+    data.on_error does not allow it.
     """
     found = infer(
         shipped,
