@@ -1,32 +1,38 @@
-"""Start the loop where the configuration says: in this process, or in Ray Train workers. Owns screen and run folder."""
+"""Start the loop where the configuration says: in this process, or in Ray Train workers.
 
-import os
+Imports torch only where the loop runs: Ray's controller and the mailbox load this module too, each in a process of its
+own, and importing torch and torchvision costs each of them 5 to 20 s of a core.
+"""
+
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import torch
-from torch import nn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from hpa_ray import cluster
-from hpa_ray.checkpoint import RunFolder
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
-from hpa_ray.schema import Source
-from hpa_ray.stream import Batch, Data, Schedule, ray_feed
-from hpa_ray.train.host import Event, LocalHost
-from hpa_ray.train.loop import train
+from hpa_ray.stream import Data
+
+if TYPE_CHECKING:
+    from hpa_ray.checkpoint import RunFolder
+
+Event = dict[str, Any]
 
 POLL_S = 0.5
 
 
-def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
+def launch(config: Config, data: Data, folder: "RunFolder", show: Callable[[Event], None]) -> None:
     """Run the training to its end; `show` gets the loop's events in this process.
 
     Raises InputError where the user can help, and whatever ended the run otherwise.
     """
     if config.train.num_workers == 0:
+        import torch
+
+        from hpa_ray.train.host import LocalHost
+        from hpa_ray.train.loop import train
+
         if config.train.use_gpu and not torch.cuda.is_available():
             raise InputError("train.use_gpu = true, but torch sees no GPU here")
         train(config, data, LocalHost(config.train.use_gpu, config.train.prefetch_batches, show), folder)
@@ -34,7 +40,7 @@ def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event]
         _launch_ray(config, data, folder, show)
 
 
-def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
+def _launch_ray(config: Config, data: Data, folder: "RunFolder", show: Callable[[Event], None]) -> None:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -77,6 +83,10 @@ def _worker(settings: dict[str, Any]) -> None:
     """One Ray Train worker. A mistake of the user ends the run instead of being tried again."""
     import ray
 
+    from hpa_ray.checkpoint import RunFolder
+    from hpa_ray.train.loop import train
+    from hpa_ray.train.ray_host import RayHost
+
     config, mailbox = settings["config"], settings["mailbox"]
     if ray.get(mailbox.mistake.remote()):
         return
@@ -87,53 +97,6 @@ def _worker(settings: dict[str, Any]) -> None:
         ray.get(mailbox.note_mistake.remote(error.problems))
         if host.world_size > 1:  # the other ranks wait for this one: only its failure ends them
             raise
-
-
-class RayHost:
-    """One of several Ray Train workers: gradients by DDP, batches by Ray Data."""
-
-    def __init__(self, prefetch: int, mailbox: Any) -> None:
-        import ray.train
-        import ray.train.torch
-
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self.prefetch, self.mailbox = prefetch, mailbox
-        # Ray tells every library to use one thread per logical CPU of the worker; all cores are ours to share
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-
-    def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
-        image_bytes = len(source.channels) * source.image_size**2
-        batch_bytes = schedule.steps.batch_size * image_bytes
-        return ray_feed(source, schedule, prefetch=self.prefetch, batch_bytes=batch_bytes)
-
-    def parallel(self, model: nn.Module) -> nn.Module:
-        if self.world_size == 1:
-            return model
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
-
-    def equalize(self, model: nn.Module) -> None:
-        if self.world_size > 1:
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
-
-    def gather(self, value: Any) -> list[Any]:
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-    def tell(self, event: Event) -> None:
-        self.mailbox.put.remote(event)
-
-    def end_epoch(self, metrics: Event) -> None:
-        import ray.train
-
-        # a barrier over the ranks, and a sign of life for the controller; the state itself is in the run folder
-        ray.train.report({"epoch": metrics.get("epoch", 0)})
 
 
 class Mailbox:

@@ -23,7 +23,14 @@ LAYERS = (
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
-RAY_RIM = {"cluster.py", "ingest/tasks.py", "stream/feed.py", "train/launch.py", "predict/infer.py"}
+RAY_RIM = {
+    "cluster.py",
+    "ingest/tasks.py",
+    "stream/feed.py",
+    "train/launch.py",
+    "train/ray_host.py",
+    "predict/infer.py",
+}
 
 
 def stage_of(path: Path) -> str:
@@ -73,7 +80,7 @@ def test_the_package_and_the_readers_of_pixels_import_neither_torch_nor_ray() ->
     modules = (
         "hpa_ray, hpa_ray.config, hpa_ray.cli.main, hpa_ray.manifest, hpa_ray.ingest, hpa_ray.shards, hpa_ray.synth"
     )
-    modules += ", hpa_ray.stream, hpa_ray.metrics"
+    modules += ", hpa_ray.stream, hpa_ray.metrics, hpa_ray.train.launch"
     heavy = run(f"import sys, {modules}; print(sorted({{'torch', 'ray', 'torchvision'}} & set(sys.modules)))")
     assert heavy.strip() == "[]"
 
