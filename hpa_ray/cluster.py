@@ -29,7 +29,7 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
 
     cores = os.cpu_count() or 1
     if not ray.is_initialized():
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             ray.init(address="auto", **settings)
         except ConnectionError:  # no cluster to join

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hpa_ray.checkpoint import RunFolder, ShippedModel, floor_scores, scores_of, write_results
+from hpa_ray.checkpoint.model_file import ShippedModel
+from hpa_ray.checkpoint.results import floor_scores, scores_of, write_results
+from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config
 from hpa_ray.metrics import score, score_predictions
 from hpa_ray.predict import infer

@@ -7,8 +7,6 @@ import zipfile
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
 from hpa_ray.errors import InputError
 from hpa_ray.storage import absolute, exists, join, list_files, read_bytes, remove, write_bytes, write_json
 
@@ -44,6 +42,8 @@ class RunFolder:
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
         """The state after `epoch` finished epochs; the newest CHECKPOINTS_KEPT are kept."""
+        import torch  # seconds to import, and most of a run folder needs none of it
+
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_bytes(self.path("checkpoints", f"epoch-{epoch:04d}.pt"), buffer.getvalue())
@@ -70,6 +70,8 @@ class RunFolder:
 
 def _state_of(content: bytes) -> dict[str, Any]:
     """The bytes of torch.save -> what was saved. Raises ValueError with the reason for anything else."""
+    import torch
+
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             damaged = archive.testzip()  # torch itself takes changed weights: it does not look at the checksums

@@ -7,7 +7,9 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from hpa_ray.checkpoint import RunFolder, load_model, prediction_table
+from hpa_ray.checkpoint.model_file import load_model
+from hpa_ray.checkpoint.results import prediction_table
+from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, resolve, with_atlas
 from hpa_ray.config import Config, load_config

@@ -12,12 +12,11 @@ import numpy as np
 import yaml
 
 from hpa_ray import cluster
-from hpa_ray.checkpoint import RunFolder, load_model
+from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, home, resolve, with_atlas_shards
 from hpa_ray.config import Config, dump_config
 from hpa_ray.errors import InputError
-from hpa_ray.evaluate import evaluate
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.progress import Progress, console
 from hpa_ray.storage import join, remove
@@ -96,6 +95,9 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
     rows = data.parts.get("test", np.empty(0, np.int64))
     if not len(rows):
         return {}
+    from hpa_ray.checkpoint.model_file import load_model  # here: mistakes in the input should not wait for torch
+    from hpa_ray.evaluate import evaluate
+
     shipped = load_model(folder.uri)
     with console.progress("test", len(rows)) as show:
         scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from hpa_ray import cluster
-from hpa_ray.checkpoint import ShippedModel
+from hpa_ray.checkpoint.model_file import ShippedModel
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.schema import Reject, Source
 from hpa_ray.stream import Batch, Sweep, local_feed, ray_blocks

@@ -7,22 +7,20 @@ own, and importing torch and torchvision costs each of them 5 to 20 s of a core.
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpa_ray import cluster
+from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
 from hpa_ray.stream import Data
-
-if TYPE_CHECKING:
-    from hpa_ray.checkpoint import RunFolder
 
 Event = dict[str, Any]
 
 POLL_S = 0.5
 
 
-def launch(config: Config, data: Data, folder: "RunFolder", show: Callable[[Event], None]) -> None:
+def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
     """Run the training to its end; `show` gets the loop's events in this process.
 
     Raises InputError where the user can help, and whatever ended the run otherwise.
@@ -40,7 +38,7 @@ def launch(config: Config, data: Data, folder: "RunFolder", show: Callable[[Even
         _launch_ray(config, data, folder, show)
 
 
-def _launch_ray(config: Config, data: Data, folder: "RunFolder", show: Callable[[Event], None]) -> None:
+def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -83,7 +81,6 @@ def _worker(settings: dict[str, Any]) -> None:
     """One Ray Train worker. A mistake of the user ends the run instead of being tried again."""
     import ray
 
-    from hpa_ray.checkpoint import RunFolder
     from hpa_ray.train.loop import train
     from hpa_ray.train.ray_host import RayHost
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hpa_ray.augment import SquareSymmetry
-from hpa_ray.checkpoint import RunFolder
+from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config, OptimConfig
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES

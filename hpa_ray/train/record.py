@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpa_ray.checkpoint import MODEL_FILE, ModelCard, RunFolder, floor_scores, save_model, scores_of, write_results
+from hpa_ray.checkpoint.model_file import MODEL_FILE, ModelCard, save_model
+from hpa_ray.checkpoint.results import floor_scores, scores_of, write_results
+from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config, dump_config
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.metrics import tune_thresholds

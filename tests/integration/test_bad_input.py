@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hpa_ray.checkpoint import ModelCard, save_model
+from hpa_ray.checkpoint.model_file import ModelCard, save_model
 from hpa_ray.cli.main import main
 from hpa_ray.config import config_keys
 from hpa_ray.labels import NUM_CLASSES

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from sklearn.metrics import average_precision_score, f1_score
 
-from hpa_ray.checkpoint import load_model
+from hpa_ray.checkpoint.model_file import load_model
 from hpa_ray.cli.main import main
 
 RUN_FILES = {"config.yaml", "summary.json", "metrics.jsonl", "per_class.csv", "predictions_val.parquet"}

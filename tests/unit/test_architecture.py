@@ -80,7 +80,7 @@ def test_the_package_and_the_readers_of_pixels_import_neither_torch_nor_ray() ->
     modules = (
         "hpa_ray, hpa_ray.config, hpa_ray.cli.main, hpa_ray.manifest, hpa_ray.ingest, hpa_ray.shards, hpa_ray.synth"
     )
-    modules += ", hpa_ray.stream, hpa_ray.metrics, hpa_ray.train.launch"
+    modules += ", hpa_ray.stream, hpa_ray.metrics, hpa_ray.train, hpa_ray.cli.train_verb"
     heavy = run(f"import sys, {modules}; print(sorted({{'torch', 'ray', 'torchvision'}} & set(sys.modules)))")
     assert heavy.strip() == "[]"
 

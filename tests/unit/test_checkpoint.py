@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 
 from hpa_ray.channels import STAIN_ORDER, STAINS
-from hpa_ray.checkpoint import ModelCard, RunFolder, load_model, save_model
+from hpa_ray.checkpoint.model_file import ModelCard, load_model, save_model
+from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES, VOCABULARY
 from hpa_ray.model import Classifier, build_model
