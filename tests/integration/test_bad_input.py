@@ -39,14 +39,18 @@ Run = Callable[..., list[str]]
 
 def call(*words: str) -> tuple[int, list[str], list[str]]:
     """Exit code and the lines of both outputs, which never hold a traceback or a character that moves the cursor."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err, ray_before = io.StringIO(), io.StringIO(), ray_runs()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
     for text in (out.getvalue(), err.getvalue()):
         assert "Traceback" not in text, text
         assert all(char.isprintable() for char in text.replace("\n", "")), repr(text)
-    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+    assert ray_runs() == ray_before
     return code, out.getvalue().splitlines(), err.getvalue().splitlines()
+
+
+def ray_runs() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def refused(*words: str) -> list[str]:
