@@ -5,6 +5,7 @@ Before: stream/schedule and a source (ingest or shards). After: stream/device.
 
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,7 +60,7 @@ def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
         last = min(first + per_task, len(worker_items))
         return to_block([read_item(worker_source, worker_items[k]) for k in range(first, last)])
 
-    with ray.data.DataContext.current(cluster.data_context(in_order=True)):
+    with _building, ray.data.DataContext.current(cluster.data_context(in_order=True)):
         return ray.data.range(num_tasks, override_num_blocks=num_tasks).map_batches(read, batch_size=1)
 
 
@@ -78,6 +79,8 @@ def ray_feed(source: Source, items: Items, *, prefetch: int, batch_bytes: int) -
         yield from from_block(block)
 
 
+_building = threading.Lock()
+"""Ray Data's current settings belong to the process, not to the thread that sets them for a while."""
 _cache: dict[str, tuple[Source, Items]] = {}
 
 

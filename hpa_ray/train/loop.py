@@ -62,6 +62,7 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         for step in range(steps.per_epoch):
             device_batch = clock.wait_for(stream)
             batch, images_BCSS, targets_BK, seeds_B = device_batch
+            assert (batch.kind, batch.epoch, batch.step) == ("train", epoch, step), "batches came out of order"
             if batch.rejects:
                 rejects += batch.rejects
                 check_rejects(config, data, rejects)
