@@ -115,20 +115,24 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(words: list[str], strai
 
 def test_control_c_leaves_a_summary_that_is_valid_and_a_run_that_goes_on(words: list[str]) -> None:
     folder = folder_of(words, "interrupted")
-    longer = [*words, "train.epochs=12"]
+    longer = [*words, "train.epochs=30"]
     process = start(longer, "interrupted")
     wait_for(lambda: (folder / "checkpoints" / "epoch-0002.pt").exists(), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=5)
+    except subprocess.TimeoutExpired:  # it came inside a call into C that swallows it: a user would press again
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in errors
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "interrupted"
-    assert 2 <= summary["epochs"] < 12
+    assert 2 <= summary["epochs"] < 30
     before = losses(folder)
     assert main(["train", *longer, "run.name=interrupted", "run.resume=true"]) == 0
     assert losses(folder)[: len(before)] == before
-    assert len(losses(folder)) == 12
+    assert len(losses(folder)) == 30
     assert json.loads((folder / "summary.json").read_text())["status"] == "done"
 
 
