@@ -14,6 +14,7 @@ LABELS = pa.list_(pa.int8())
 MANIFEST_ROW = pa.schema(
     [
         ("image_id", pa.string()),
+        ("source", pa.int8()),  # 0: data.images; 1 and on: data.extra, in its order
         ("extension", pa.dictionary(pa.int8(), pa.string())),  # of the image's files
         ("labels", LABELS),  # null where not known
     ]

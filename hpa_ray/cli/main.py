@@ -17,7 +17,10 @@ from hpa_ray.progress import one_line
 # verb -> (what it does, sections of the configuration it reads)
 VERBS = {
     "synth": ("write a synthetic four-channel atlas: PNGs and train.csv", ("synth",)),
+    "fetch": ("download images of rare classes (or, with `fetch kaggle`, the competition)", ("fetch",)),
     "check": ("look for missing, damaged and odd files and labels", ("data", "check")),
+    "explore": ("figures: classes, what occurs together, samples, intensities", ("data", "explore")),
+    "duplicates": ("find images that are all but the same, so that no split separates them", ("data", "duplicates")),
     "split": ("cut the labels into train/val/test or K folds, stratified by class", ("data", "split")),
     "prepare": ("decode and stack the images once, into shards", ("data", "prepare")),
     "train": ("train a classifier on shards or straight from PNGs", ("data", "split", "model", "loss", "augment")),
@@ -27,6 +30,7 @@ VERBS = {
 }
 MORE_SECTIONS = {"train": ("optim", "train", "run")}
 MODULES = dict.fromkeys(("synth", "check", "split", "prepare"), "data_verbs")
+MODULES |= {"fetch": "fetch_verb", "explore": "explore_verb", "duplicates": "duplicates_verb"}
 MODULES |= {"train": "train_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""
 PLACE_ERRORS = frozenset(
@@ -110,7 +114,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {verb:<9} {text}" for verb, (text, _) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<11} {text}" for verb, (text, _) in VERBS.items())
     parser = _Parser(
         prog="hpa-ray",
         usage="hpa-ray VERB [--config FILE | --recipe NAME] [key=value ...]",

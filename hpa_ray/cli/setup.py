@@ -16,9 +16,12 @@ from hpa_ray.synth import draw_label_sets, write_atlas
 
 EMBEDDED = "embedded"
 PATHS = {
-    "data": ("images", "labels", "shards", "split"),
+    "data": ("images", "labels", "shards", "split", "groups"),
     "synth": ("output", "labels"),
+    "fetch": ("output", "labels"),
     "check": ("output",),
+    "explore": ("output",),
+    "duplicates": ("output",),
     "split": ("output",),
     "prepare": ("output",),
     "run": ("storage",),

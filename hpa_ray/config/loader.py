@@ -18,6 +18,9 @@ from hpa_ray.errors import InputError
 from hpa_ray.storage import read_bytes
 
 
+CREDENTIALS = ("access_key", "secret_key", "session_token")
+
+
 class Setting(NamedTuple):
     key: str
     value: Any
@@ -70,8 +73,10 @@ def load_config(
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as YAML that `--config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The configuration as YAML that `--config` reads back; credentials are left out."""
+    tree = config.model_dump(mode="json")
+    tree["storage"] |= dict.fromkeys(CREDENTIALS)
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def type_name(field: FieldInfo) -> str:

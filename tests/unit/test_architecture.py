@@ -14,10 +14,10 @@ PACKAGE = Path(hpa_ray.__file__).parent
 LAYERS = (
     ("errors",),
     ("channels", "labels", "storage", "progress", "cluster"),
-    ("config", "schema"),
-    ("manifest", "shards", "augment", "model", "loss", "metrics", "synth"),
+    ("config", "schema", "page"),
+    ("manifest", "shards", "augment", "model", "loss", "metrics", "synth", "figures"),
     ("ingest", "checkpoint"),
-    ("stream", "check"),
+    ("stream", "check", "explore", "duplicates", "fetch"),
     ("train", "predict"),
     ("evaluate",),
     ("cli",),
