@@ -1,11 +1,8 @@
 """Bytes by URI, wherever they are: a disk, an object store, a web server."""
 
 from hpa_ray.storage.files import (
-    absolute,
     exists,
     free_bytes,
-    is_local,
-    join,
     list_files,
     open_random_access,
     read_bytes,
@@ -15,9 +12,13 @@ from hpa_ray.storage.files import (
     write_json,
     write_parquet,
 )
+from hpa_ray.storage.many import read_many
+from hpa_ray.storage.remote import RemoteFile
 from hpa_ray.storage.settings import Settings, add_retries, configure, settings, take_retries
+from hpa_ray.storage.uris import absolute, is_local, join, shown
 
 __all__ = [
+    "RemoteFile",
     "Settings",
     "absolute",
     "add_retries",
@@ -29,9 +30,11 @@ __all__ = [
     "list_files",
     "open_random_access",
     "read_bytes",
+    "read_many",
     "remove",
     "remove_empty_folder",
     "settings",
+    "shown",
     "take_retries",
     "write_bytes",
     "write_json",

@@ -1,88 +1,42 @@
-"""Bytes by URI: local paths, s3:// and gs:// through pyarrow, every other scheme through fsspec.
+"""Bytes by URI: each scheme has its backend, and one behaviour is promised for all.
 
 A file is written whole or not at all: a local one under a temporary name that is renamed last, an object by one put.
+Requests that fail for a passing reason are repeated (storage/retry), up to Settings.max_attempts times in all.
 """
 
 import functools
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
-from hpa_ray.errors import InputError
+from hpa_ray.storage.local import LocalFiles
+from hpa_ray.storage.remote import Backend, RemoteFile
+from hpa_ray.storage.uris import absolute, is_local, scheme_of
 
-NATIVE_SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")
-QUERY_SCHEMES = (*NATIVE_SCHEMES, "http", "https")
-"""Where `?` begins options or a signature (s3://bucket/folder?region=eu-north-1); elsewhere it is part of a name."""
-
-
-def is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")
-
-
-def absolute(uri: str) -> str:
-    """A local path made absolute (`~` expanded, file:// removed); any other URI without its trailing slash."""
-    if not is_local(uri):
-        base, query = _split_query(uri)
-        return _without_slash(base) + query
-    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
-
-
-def join(base: str, *parts: str) -> str:
-    """A file in a folder; the query of the folder's URI goes with it."""
-    base, query = _split_query(base)
-    return "/".join([_without_slash(base), *parts]) + query
+LOCAL = LocalFiles()
+BUCKET_SCHEMES = ("s3", "gs", "gcs")
+WEB_SCHEMES = ("http", "https")
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole file. Raises FileNotFoundError or another OSError."""
-    if is_local(uri):
-        return Path(absolute(uri)).read_bytes()
-    filesystem, path = _filesystem(uri)
-    with filesystem.open_input_file(path) as file:
-        return bytes(file.read())
+    """The whole file, by one request. Raises FileNotFoundError or another OSError."""
+    return _backend(uri).read(uri)
 
 
-def open_random_access(uri: str) -> pa.NativeFile:
-    """A file to read ranges from: memory-mapped when local."""
-    if is_local(uri):
-        return pa.memory_map(absolute(uri))
-    filesystem, path = _filesystem(uri)
-    return filesystem.open_input_file(path)
+def open_random_access(uri: str) -> "pa.NativeFile | RemoteFile":
+    """A file to read ranges from: memory-mapped when local, otherwise a request per `read_at`."""
+    return _backend(uri).open(uri)
 
 
 def write_bytes(uri: str, data: "bytes | pa.Buffer") -> None:
     """Write the file whole or not at all; folders above it are made."""
-    if not is_local(uri):
-        filesystem, path = _filesystem(uri)
-        buffer = pa.py_buffer(data)  # whatever is wrong with the data shows before the object is touched
-        if isinstance(filesystem, fs.PyFileSystem):  # an fsspec stream would show a cut file while it is written
-            filesystem.handler.fs.pipe_file(path, buffer.to_pybytes())
-            return
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(buffer)
-        return
-    path = absolute(uri)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):  # "no space left" comes without a name
-            raise OSError(error.errno, error.strerror, path) from error
-        raise
+    _backend(uri).write(uri, data)
 
 
 def write_json(uri: str, value: Any) -> None:
@@ -96,33 +50,25 @@ def write_parquet(uri: str, table: pa.Table) -> None:
 
 
 def list_files(uri: str) -> dict[str, int]:
-    """Name -> size in bytes of the files directly in a folder, by one listing.
+    """Name -> size in bytes of the files directly in a folder, by one listing; 0 where a web server does not tell.
 
     Raises FileNotFoundError if there is no such folder, NotADirectoryError if it is a file.
     """
-    if is_local(uri):
-        with os.scandir(absolute(uri)) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    filesystem, path = _filesystem(uri)
-    infos = filesystem.get_file_info(fs.FileSelector(path))
-    return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
+    return _backend(uri).list(uri)
 
 
 def exists(uri: str) -> bool:
-    if is_local(uri):
-        return os.path.exists(absolute(uri))
-    filesystem, path = _filesystem(uri)
-    return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+    """Whether there is such a file or folder."""
+    return _backend(uri).exists(uri)
 
 
 def remove(uris: Iterable[str]) -> None:
     """Delete files; one that is gone already is no error."""
+    by_backend: dict[Backend, list[str]] = {}
     for uri in uris:
-        if is_local(uri):
-            Path(absolute(uri)).unlink(missing_ok=True)
-        elif exists(uri):
-            filesystem, path = _filesystem(uri)
-            filesystem.delete_file(path)
+        by_backend.setdefault(_backend(uri), []).append(uri)
+    for backend, some in by_backend.items():
+        backend.remove(some)
 
 
 def remove_empty_folder(uri: str) -> None:
@@ -141,37 +87,21 @@ def free_bytes(uri: str) -> int | None:
     return shutil.disk_usage(path).free
 
 
-def _split_query(uri: str) -> tuple[str, str]:
-    """URI -> URI without its query, and the query with its `?`."""
-    if uri.partition("://")[0] not in QUERY_SCHEMES:
-        return uri, ""
-    base, question, query = uri.partition("?")
-    return base, question + query
+def _backend(uri: str) -> Backend:
+    return LOCAL if is_local(uri) else _remote(scheme_of(uri))
 
 
-def _without_slash(uri: str) -> str:
-    scheme, colon, rest = uri.rpartition("://")
-    return scheme + colon + rest.rstrip("/")
+@functools.cache
+def _remote(scheme: str) -> Backend:
+    """One for all addresses of a scheme; its client is imported when the first is used."""
+    if scheme in BUCKET_SCHEMES:
+        from hpa_ray.storage.objects import ObjectFiles
 
+        return ObjectFiles()
+    if scheme in WEB_SCHEMES:
+        from hpa_ray.storage.web import WebFiles
 
-@functools.lru_cache(maxsize=64)
-def _native(scheme: str, authority: str, query: str) -> tuple[fs.FileSystem, str]:
-    filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{authority}{query}")
-    return filesystem, path
+        return WebFiles()
+    from hpa_ray.storage.others import OtherFiles
 
-
-def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    scheme = uri.partition("://")[0]
-    if scheme in NATIVE_SCHEMES:
-        base, query = _split_query(uri)
-        authority, _, path = base.removeprefix(f"{scheme}://").partition("/")
-        filesystem, root = _native(scheme, authority, query)
-        return filesystem, f"{root}/{path}" if path else root
-    from fsspec.core import url_to_fs  # heavy, and only for rarer schemes
-
-    try:
-        other, path = url_to_fs(uri)
-    except (ImportError, ValueError, TypeError) as error:  # not installed, not known, or it needs options
-        raise InputError(f"{uri}: no access to {scheme}:// addresses ({error})") from error
-    other.invalidate_cache()  # another process may have written since the last listing
-    return fs.PyFileSystem(fs.FSSpecHandler(other)), path
+    return OtherFiles()

@@ -1,10 +1,13 @@
 """One behaviour for a local folder and an object store: whole files, listings, random access, URIs."""
 
 import os
+import pickle
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +16,11 @@ from hypothesis import strategies as st
 
 from hpa_ray.errors import InputError
 from hpa_ray.storage import (
+    RemoteFile,
+    Settings,
     absolute,
+    add_retries,
+    configure,
     exists,
     free_bytes,
     is_local,
@@ -21,12 +28,18 @@ from hpa_ray.storage import (
     list_files,
     open_random_access,
     read_bytes,
+    read_many,
     remove,
     remove_empty_folder,
+    shown,
+    take_retries,
     write_bytes,
     write_json,
     write_parquet,
 )
+from hpa_ray.storage.failures import failure
+from hpa_ray.storage.remote import check_length
+from hpa_ray.storage.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Transient, Waiting, pause_s, retried
 
 NAME = st.text("abcXYZ019_.-", min_size=1, max_size=8).filter(lambda name: name.strip("."))
 
@@ -202,3 +215,214 @@ def test_an_unknown_scheme_is_the_users_mistake(use: Callable[[str], object]) ->
         use("nosuch://bucket/x")
     with pytest.raises(InputError, match="nosuch://bucket/x"):
         write_bytes("nosuch://bucket/x", b"")
+
+
+# ---- several files
+
+
+def test_many_are_read_in_order(folder: str) -> None:
+    names = [f"{number}" for number in range(50)]
+    for name in names[::2]:
+        write_bytes(join(folder, name), name.encode())
+    contents = list(read_many([join(folder, name) for name in names]))
+    assert contents[::2] == [name.encode() for name in names[::2]]
+    assert all(isinstance(value, FileNotFoundError) for value in contents[1::2])
+    assert list(read_many([])) == []
+
+
+def test_local_files_are_read_when_their_turn_comes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    before = threading.active_count()
+    contents = read_many([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert next(contents) == b"1"
+    (tmp_path / "b").write_bytes(b"2")
+    assert next(contents) == b"2"
+    assert threading.active_count() == before
+
+
+def test_a_mistake_of_the_user_is_no_missing_file() -> None:
+    with pytest.raises(InputError, match="no access to nosuch://"):
+        list(read_many(["nosuch://bucket/x"]))
+
+
+# ---- repeats
+
+
+class Time:
+    """A clock that only notes what it was asked to wait."""
+
+    def __init__(self, draw: float = 1.0) -> None:
+        self.pauses: list[float] = []
+        self.waiting = Waiting(sleep=self.pauses.append, draw=lambda: draw)
+
+
+@pytest.fixture
+def attempts() -> Iterator[Callable[[int], None]]:
+    take_retries()
+    yield lambda number: configure(Settings(max_attempts=number))
+    configure(Settings())
+    take_retries()
+
+
+def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]:
+    """A call that fails so many times and then answers; the list grows by one with each call."""
+    calls: list[int] = []
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return "answer"
+
+    return call, calls
+
+
+@given(times=st.integers(0, 8), limit=st.integers(1, 8))
+def test_every_repeat_waits_once_and_is_counted_once(times: int, limit: int) -> None:
+    configure(Settings(max_attempts=limit))
+    take_retries()
+    clock = Time()
+    call, calls = failing(times, Transient("503 SlowDown"))
+    try:
+        if times < limit:
+            assert retried("s3://b/x", call, clock.waiting) == "answer"
+        else:
+            with pytest.raises(OSError, match=rf"503 SlowDown - given up after {limit} attempts?: 's3://b/x'"):
+                retried("s3://b/x", call, clock.waiting)
+    finally:
+        configure(Settings())
+    repeats = min(times, limit - 1)
+    assert len(calls) == repeats + 1
+    assert len(clock.pauses) == repeats
+    assert take_retries() == repeats
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError("x"), PermissionError("x"), OSError(5, "x"), InputError("x"), KeyboardInterrupt()]
+)
+def test_what_a_repeat_can_not_help_passes_at_once(error: Exception, attempts: Callable[[int], None]) -> None:
+    attempts(6)
+    clock = Time()
+    call, calls = failing(1, error)
+    with pytest.raises(type(error)) as caught:
+        retried("s3://b/x", call, clock.waiting)
+    assert caught.value is error
+    assert len(calls) == 1
+    assert clock.pauses == []
+    assert take_retries() == 0
+
+
+def test_pauses_double_up_to_a_limit_and_are_drawn_from_all_below() -> None:
+    longest = [pause_s(failures, 1.0) for failures in range(1, 40)]
+    assert longest[:4] == [FIRST_PAUSE_S * factor for factor in (1, 2, 4, 8)]
+    assert max(longest) == longest[-1] == LONGEST_PAUSE_S
+    assert longest == sorted(longest)
+    assert pause_s(3, 0.0) == 0.0
+    assert pause_s(3, 0.5) == pause_s(3, 1.0) / 2
+    draws = {Waiting().draw() for _ in range(20)}
+    assert len(draws) == 20
+    assert all(0 <= draw < 1 for draw in draws)
+
+
+def test_seeds_of_training_do_not_touch_the_pauses() -> None:
+    import random
+
+    random.seed(0)
+    first = Waiting().draw()
+    random.seed(0)
+    assert Waiting().draw() != first
+
+
+def test_repeats_of_workers_are_added(attempts: Callable[[int], None]) -> None:
+    attempts(2)
+    add_retries(3)
+    retried("s3://b/x", failing(1, Transient("x"))[0], Time().waiting)
+    assert take_retries() == 4
+    assert take_retries() == 0
+
+
+def test_an_answer_that_is_too_short_is_no_data() -> None:
+    assert check_length(b"123", 3) == b"123"
+    for length in (0, 2, 4):
+        with pytest.raises(Transient):
+            check_length(b"123", length)
+
+
+def status_error(status: str, code: str = "") -> str:
+    body = f"<Error><Code>{code}</Code></Error>" if code else ""
+    performed = "Generic S3 error: Error performing GET http://h/b/x in 1ms"
+    return f"{performed} - Server returned non-2xx status code: {status}: {body}"
+
+
+@pytest.mark.parametrize(
+    ("message", "expected", "text"),
+    [
+        (status_error("503 Service Unavailable", "SlowDown"), Transient, "503 SlowDown"),
+        (status_error("503 Service Unavailable"), Transient, "503 Service Unavailable"),
+        (status_error("500 Internal Server Error"), Transient, "500"),
+        (status_error("429 Too Many Requests"), Transient, "429"),
+        (status_error("400 Bad Request", "RequestTimeout"), Transient, "400 RequestTimeout"),
+        (status_error("400 Bad Request", "InvalidArgument"), OSError, "400 InvalidArgument"),
+        (status_error("400 Bad Request", "ExpiredToken"), PermissionError, "ExpiredToken.*set the key"),
+        (status_error("403 Forbidden", "SignatureDoesNotMatch"), PermissionError, "Signature.*set the key.*s3://b/x"),
+        (status_error("401 Unauthorized"), PermissionError, "401 Unauthorized"),
+        (status_error("404 Not Found", "NoSuchBucket"), FileNotFoundError, "no such bucket"),
+        (status_error("301 Moved Permanently", "PermanentRedirect"), OSError, "another region"),
+        (status_error("412 Precondition Failed"), OSError, "replaced"),
+        (status_error("501 Not Implemented", "NotImplemented"), OSError, "501 NotImplemented"),
+        ("Generic S3 error: x\n\nDebug source:\nkind: Timeout", Transient, "no answer within 60 s"),
+        ("Generic S3 error: x\n\nDebug source:\nerror: IncompleteBody", Transient, "cut short"),
+        ('G: x\n\nDebug source:\nkind: Connect, message: "refused"', Transient, r"no connection \(refused\)"),
+        ("Generic S3 error: HTTP error: builder error", OSError, "builder error"),
+        ("E: Error performing PUT http://169.254.169.254/latest/api/token in 1s", PermissionError, "no credentials"),
+        ("Generic S3 error: DeleteObjects failed for key x: no (code: AccessDenied)", PermissionError, "AccessDenied"),
+        ("Generic S3 error: something new", Transient, "something new"),
+    ],
+)
+def test_which_failures_of_a_bucket_are_tried_again(message: str, expected: type[Exception], text: str) -> None:
+    error = failure("s3://b/x?region=a", message, "set the key")
+    assert type(error) is expected
+    with pytest.raises(expected, match=text):
+        raise error
+    if isinstance(error, OSError):
+        assert error.filename == "s3://b/x"
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_what_is_secret_in_an_address_is_not_shown() -> None:
+    assert shown("s3://KEY:SECRET@bucket/a/b?region=x") == "s3://bucket/a/b"
+    assert shown("https://user:word@host/a/b?Signature=SECRET") == "https://host/a/b"
+    assert shown("/data/what?/a@b") == "/data/what?/a@b"
+    assert shown("memory://a?b") == "memory://a?b"
+
+
+# ---- ranges
+
+
+DATA = np.random.default_rng(0).bytes(10_000)
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 11_000), st.integers(0, 11_000))),
+    moves=st.lists(st.tuples(st.integers(-100, 11_000), st.sampled_from([0, 1, 2]), st.integers(-1, 5000))),
+)
+def test_a_remote_file_reads_like_a_local_one(
+    requests: list[tuple[int, int]], moves: list[tuple[int, int, int]]
+) -> None:
+    import io
+
+    local = io.BytesIO(DATA)
+    with RemoteFile("s3://b/x", len(DATA), lambda start, length: DATA[start : start + length]) as file:
+        for start, length in requests:
+            assert file.read_at(length, start) == DATA[start : start + length]
+        for offset, whence, length in moves:
+            if (0, local.tell(), len(DATA))[whence] + offset < 0:
+                with pytest.raises(OSError, match="s3://b/x"):
+                    file.seek(offset, whence)
+                continue
+            assert file.seek(offset, whence) == local.seek(offset, whence)
+            assert file.read(length) == local.read(length)
+            assert file.tell() == local.tell()
+        assert file.seek(0) == 0
+        assert file.read_buffer().to_pybytes() == DATA
+        assert file.size() == len(DATA)
