@@ -1,0 +1,93 @@
+"""The data that the configuration names, whatever its form. Before: manifest, ingest, shards. After: cli."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from hpa_ray.config import Config
+from hpa_ray.errors import InputError
+from hpa_ray.explore.pixels import SAMPLE_PX
+from hpa_ray.ingest import ImageSource
+from hpa_ray.labels import NUM_CLASSES
+from hpa_ray.manifest import multi_hot_column, open_images, problem_lines, read_label_table
+from hpa_ray.schema import Reject, Source
+from hpa_ray.shards import open_shards
+
+
+class Opened(NamedTuple):
+    """The data of the configuration: a row per image, and where pixels come from, if there are any."""
+
+    where: str
+    image_ids: pa.Array
+    labels: pa.ListArray  # null where not known
+    source_N: np.ndarray
+    names: list[str]  # of the sources
+    pixels: Source | None  # as models get them
+    samples: Source | None  # as they are shown
+    problems: list[str]
+    rejects: list[Reject]
+    notes: list[str]
+
+    @property
+    def known_N(self) -> np.ndarray:
+        """Which images have labels."""
+        return np.asarray(self.labels.is_valid())
+
+    @property
+    def targets_NK(self) -> np.ndarray:
+        """Multi-hot labels, zeros where they are not known."""
+        targets = np.zeros((len(self.labels), NUM_CLASSES), np.uint8)
+        targets[self.known_N] = multi_hot_column(self.labels.drop_null())
+        return targets
+
+    @property
+    def has_images(self) -> bool:
+        return self.pixels is not None
+
+
+def open_everything(config: Config) -> Opened:
+    """Shards, or images with or without labels, or a label table alone. Raises InputError."""
+    cfg = config.data
+    if cfg.shards:
+        if cfg.images or cfg.extra:
+            raise InputError("data.shards is set and other images too - explore one of them")
+        source, table = open_shards(cfg.shards, cfg.channels)
+        names = source_names([entry.name for entry in source.index.sources] or [cfg.shards])
+        return _opened(cfg.shards, table, names, source, source, [])
+    if cfg.images:
+        manifest = open_images(cfg)
+        names = source_names(manifest.folders)
+        pixels, samples = (
+            ImageSource(manifest.folders, manifest.table, cfg.channels, size, cfg.white_level)
+            for size in (cfg.image_size, SAMPLE_PX)
+        )
+        opened = _opened(" + ".join(manifest.folders), manifest.table, names, pixels, samples, manifest.rejects)
+        return opened._replace(notes=list(manifest.notes))
+    assert cfg.labels is not None
+    labels = read_label_table(cfg.labels)
+    if not len(labels.image_ids):
+        raise InputError(*labels.problems)
+    zeros = np.zeros(len(labels.image_ids), np.int8)
+    name = cfg.labels.rpartition("/")[2]
+    return Opened(cfg.labels, labels.image_ids, labels.labels, zeros, [name], None, None, labels.problems, [], [])
+
+
+def source_names(uris: Sequence[str]) -> list[str]:
+    """The last word of each, with the one before it where that is needed to tell them apart, or else a number."""
+    for words in (1, 2):
+        names = ["/".join(uri.partition("?")[0].rstrip("/").split("/")[-words:]) for uri in uris]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]
+
+
+def _opened(
+    where: str, table: pa.Table, names: list[str], pixels: Source, samples: Source, rejects: list[Reject]
+) -> Opened:
+    if not table.num_rows:
+        reasons = problem_lines(where, rejects)
+        raise InputError(*reasons, f"{where}: none of its images can be used - `hpa-ray check` tells why")
+    ids, labels = table["image_id"].combine_chunks(), table["labels"].combine_chunks()
+    return Opened(where, ids, labels, table["source"].to_numpy(), names, pixels, samples, [], rejects, [])

@@ -1,0 +1,26 @@
+"""Figures from plain arrays, ready for a paper. Importing it imports matplotlib: do so late, in a verb's function.
+
+Before: labels, channels, known. After: explore, cli.
+"""
+
+from hpa_ray.figures.classes import class_distribution, class_shares, labels_per_image
+from hpa_ray.figures.colour import CONTRAST_RULE, merge_rgb, thumbnail
+from hpa_ray.figures.matrices import cooccurrence, correlation
+from hpa_ray.figures.pixels import intensity_histograms, montage
+from hpa_ray.figures.style import as_jpeg, figure_png, figure_svg
+
+__all__ = [
+    "CONTRAST_RULE",
+    "as_jpeg",
+    "class_distribution",
+    "class_shares",
+    "cooccurrence",
+    "correlation",
+    "figure_png",
+    "figure_svg",
+    "intensity_histograms",
+    "labels_per_image",
+    "merge_rgb",
+    "montage",
+    "thumbnail",
+]
