@@ -1,18 +1,19 @@
 """Labels -> a part (train / val / test, or a fold) for every image. Before: manifest. After: shards, train, evaluate.
 
-Multi-label iterative stratification: Sechidis, Tsoumakas, Vlahavas, "On the stratification of multi-label data", ECML
-PKDD 2011. The rarest class is dealt out first, each image to the part that still needs most of the class. Added to the
-paper: groups that stay together, exact part sizes, and no part without a class that is frequent enough for all parts.
+What a split promises: the same class shares in every part, exact sizes, groups that stay together, and no part without
+a class that is frequent enough for all parts. The method is in `stratify`.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from numbers import Integral
 
 import numpy as np
+import pyarrow as pa
 
 from hpa_ray.errors import InputError
+from hpa_ray.manifest.keys import hash_order
+from hpa_ray.manifest.stratify import SHARE_UNIT, Units, deal, units_of
 
 Parts = Sequence[float | int]
 
@@ -69,7 +70,12 @@ def part_sizes(parts: Parts, num_rows: int) -> list[int]:
 
 
 def split_rows(
-    targets: np.ndarray, parts: Parts, *, keys: Sequence[str], seed: int, groups: np.ndarray | None = None
+    targets: np.ndarray,
+    parts: Parts,
+    *,
+    keys: pa.Array | pa.ChunkedArray | Sequence[str],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """Deal (N, K) uint8 multi-hot targets out to parts with the same class shares -> (N,) int16 part numbers.
 
@@ -89,31 +95,56 @@ def split_rows(
             " pass (N, K) targets and one key and group a row"
         )
     sizes = part_sizes(parts, num_rows)
-    by_key = sorted(range(num_rows), key=keys.__getitem__)
-    for a, b in pairwise(by_key):
-        if keys[a] == keys[b]:
-            raise InputError(f"image id {keys[a]!r} occurs more than once: drop the repeated row")
-
-    group_sorted = np.arange(num_rows) if groups is None else _by_first_row(np.asarray(groups)[by_key])
-    # one more class, which every row has: the sizes and the unlabelled rows follow the same rule as the other classes
-    classes_and_one = np.pad(np.asarray(targets, dtype=np.int32)[by_key], ((0, 0), (0, 1)), constant_values=1)
-    count_GK = np.zeros((group_sorted.max() + 1, classes_and_one.shape[1]), dtype=np.int32)
-    np.add.at(count_GK, group_sorted, classes_and_one)
-    if len(count_GK) < num_parts:
-        raise InputError(f"{num_parts} parts but only {len(count_GK)} groups of rows: use fewer parts or folds")
-
+    weights = [round(part / sum(parts) * SHARE_UNIT) for part in parts]
+    rng = np.random.default_rng(seed)
+    by_key = _order_of_keys(keys)
     part_N = np.empty(num_rows, dtype=np.int16)
-    part_N[by_key] = _deal(count_GK, parts, sizes, np.random.default_rng(seed))[group_sorted]
-    return part_N
+    if groups is None:
+        set_N, count_SC = units_of(targets, None)
+        part_N[by_key] = deal(Units(set_N[by_key], count_SC), weights, sizes, rng)
+        return part_N
+
+    group_N = np.empty(num_rows, dtype=np.int32)
+    group_N[by_key] = _codes(np.asarray(groups)[by_key])  # in the order of the first key of each group
+    num_groups = int(group_N.max()) + 1
+    if num_groups < num_parts:
+        raise InputError(f"{num_parts} parts but only {num_groups} groups of rows: use fewer parts or folds")
+    return deal(units_of(targets, group_N), weights, sizes, rng)[group_N]
 
 
 def fold_rows(
-    targets: np.ndarray, num_folds: int, *, keys: Sequence[str], seed: int, groups: np.ndarray | None = None
+    targets: np.ndarray,
+    num_folds: int,
+    *,
+    keys: pa.Array | pa.ChunkedArray | Sequence[str],
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """`split_rows` into num_folds equal parts -> (N,) int16 fold numbers."""
     if not 2 <= num_folds <= len(targets):
         raise InputError(f"{num_folds} folds of {len(targets)} rows: use 2 to {len(targets)} folds")
     return split_rows(targets, [1 / num_folds] * num_folds, keys=keys, seed=seed, groups=groups)
+
+
+def deal_extra(parts_N: np.ndarray, groups: np.ndarray | None, is_extra: np.ndarray, train: int) -> np.ndarray:
+    """Rows of extra sources join the part `train` alone -> (N,) int16 part numbers, -1 for rows that are left out.
+
+    parts_N: (N,) part numbers of the main rows (-1: in no part); those of extra rows are not looked at.
+    groups: (N,) any values, as for `split_rows`. An extra row whose group has a main row in another part is left out:
+    the model would be scored on what it was trained on.
+    is_extra: (N,) bool. Raises ValueError for shapes that do not match.
+    """
+    shapes = [np.shape(parts_N), np.shape(is_extra), np.shape(parts_N if groups is None else groups)]
+    if len(shapes[0]) != 1 or len(set(shapes)) > 1:
+        raise ValueError(f"part numbers, extra rows and groups of shapes {shapes}: pass one of each a row")
+    extra_N = np.asarray(is_extra, dtype=bool)
+    dealt_N = np.where(extra_N, train, parts_N).astype(np.int16)
+    if groups is not None and len(dealt_N):
+        group_N = _codes(groups)
+        taken = np.zeros(int(group_N.max()) + 1, dtype=bool)
+        taken[group_N[(dealt_N != train) & (dealt_N >= 0)]] = True
+        dealt_N[extra_N & taken[group_N]] = -1
+    return dealt_N
 
 
 def classes_missing(targets: np.ndarray, assignment: np.ndarray, num_parts: int) -> dict[int, list[int]]:
@@ -123,53 +154,22 @@ def classes_missing(targets: np.ndarray, assignment: np.ndarray, num_parts: int)
     return {j: classes for j, classes in missing.items() if classes}
 
 
-def _deal(count_GK: np.ndarray, parts: Parts, sizes: list[int], rng: np.random.Generator) -> np.ndarray:
-    """(G, K + 1) rows per group and class, the last column being the group's size -> (G,) part numbers.
-
-    Plain lists and integers: a numpy call on a handful of parts costs more than the arithmetic, and integer needs
-    compare exactly, so that a tie is a tie on every machine.
-    """
-    num_groups, num_parts = len(count_GK), len(sizes)
-    order = rng.permutation(num_groups)
-    order = order[np.argsort(-count_GK[order, -1], kind="stable")]  # big groups first, small ones fill the gaps
-
-    # need[k][j]: rows of class k that part j still lacks for its share, as an integer in some unit.
-    # From parts, not sizes: of equal folds, those a row longer by rounding would get the odd image of every class.
-    weights = [round(part / sum(parts) * 10**9) for part in parts]
-    need = [[weight * total for weight in weights] for total in count_GK.sum(axis=0).tolist()]
-    room = list(sizes)
-    groups_left = np.count_nonzero(count_GK, axis=0).tolist()
-    parts_without = [set(range(num_parts)) if left >= num_parts else set() for left in groups_left]
-
-    def best_part(rarest: int, classes: list[int], size: int) -> int:
-        # as few groups of a class left as parts without it: from now on each must go to one of these
-        urgent = [parts_without[k] for k in classes if groups_left[k] <= len(parts_without[k])]
-
-        def merit(j: int) -> tuple[int, bool, int, int, float]:
-            num_urgent = sum(j in without for without in urgent)
-            return num_urgent, room[j] >= size, need[rarest][j], room[j], rng.random()
-
-        return max((j for j in range(num_parts) if room[j] > 0), key=merit)
-
-    part_G = np.full(num_groups, -1, dtype=np.int16)
-    while any(groups_left):
-        rarest = min((left, k) for k, left in enumerate(groups_left) if left)[1]
-        for g in order[(count_GK[order, rarest] > 0) & (part_G[order] < 0)].tolist():
-            counts = count_GK[g].tolist()
-            classes = [k for k, count in enumerate(counts) if count]
-            part_G[g] = part = best_part(rarest, classes, counts[-1])
-            room[part] -= counts[-1]
-            for k in classes:
-                need[k][part] -= counts[k] * sum(weights)
-                groups_left[k] -= 1
-                parts_without[k].discard(part)
-    return part_G
+def _order_of_keys(keys: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+    """(N,) rows in an order that only the keys decide. Raises InputError if a key occurs more than once."""
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    ids = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.string())
+    order, again_N = hash_order(ids)
+    if again_N.any():
+        twice = ids[int(order[again_N].min())].as_py()
+        raise InputError(f"image id {twice!r} occurs more than once: drop the repeated row")
+    return order
 
 
-def _by_first_row(groups: np.ndarray) -> np.ndarray:
-    """Group values -> 0, 1, ... in the order of their first rows."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
+def _codes(values: np.ndarray) -> np.ndarray:
+    """Values -> (N,) int32 numbers 0, 1, ... in the order of their first rows."""
+    codes: np.ndarray = pa.array(values).dictionary_encode().indices.to_numpy()
+    return codes
 
 
 def _are_counts(parts: Parts) -> bool:

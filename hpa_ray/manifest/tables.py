@@ -1,10 +1,11 @@
-"""The csv tables of a user: labels (Id,Target), a sample submission (Id,...), a split (Id,split)."""
+"""The csv tables of a user: labels (Id,Target), a sample submission (Id,...), a split (Id,split), groups (Id,group).
 
-import io
-import re
-from collections import Counter
+Ten million rows fit: columns are Arrow arrays, and no row becomes a Python object. The ids of a table may hold 2 GiB,
+about fifty million of the competition's.
+"""
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,16 @@ from pyarrow import csv
 
 from hpa_ray.errors import InputError
 from hpa_ray.labels import parse_labels
+from hpa_ray.manifest.csv_file import SHOWN as SHOWN
+from hpa_ray.manifest.csv_file import CsvFile
+from hpa_ray.manifest.keys import hash_order, repeated
 from hpa_ray.schema import LABELS
-from hpa_ray.storage import read_bytes, write_bytes
+from hpa_ray.storage import write_bytes
 
 ID_CHARACTERS = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}"
 """Ids become file names: no separators, no leading dot, no control characters."""
-SHOWN = 5
+
+Words: TypeAlias = Sequence[str] | pa.Array
 
 
 class LabelTable(NamedTuple):
@@ -27,120 +32,147 @@ class LabelTable(NamedTuple):
     image_ids: pa.Array  # string, each once
     labels: pa.Array  # list<int8>
     problems: list[str]
+    num_empty: int = 0  # usable rows whose Target names no class
+
+
+class SplitTable(NamedTuple):
+    """The part of every image that is in a split."""
+
+    image_ids: pa.Array  # string, each once
+    parts: pa.DictionaryArray  # int32 -> string
+
+    def parts_of(self, ids: pa.Array) -> pa.Array:
+        """The part of each id as string, null where the table has no row or names no part."""
+        parts = self.parts.take(_rows_of(ids, self.image_ids)).cast(pa.string())
+        return pc.if_else(pc.equal(parts, ""), pa.scalar(None, pa.string()), parts)
+
+
+class GroupTable(NamedTuple):
+    """Images that belong together, such as near duplicates; groups that are named by one id have one member."""
+
+    image_ids: pa.Array  # string, each once
+    groups: pa.DictionaryArray  # int32 -> string
+
+    def codes_of(self, ids: pa.Array) -> np.ndarray:
+        """(N,) int64: equal for the ids of a group; an id without a row has a number of its own. ids: each once."""
+        codes = self.groups.indices.take(_rows_of(ids, self.image_ids))
+        known = codes.is_valid().to_numpy(zero_copy_only=False)
+        own = np.arange(len(ids), dtype=np.int64) + len(self.groups.dictionary)
+        numbers: np.ndarray = np.where(known, codes.fill_null(0).to_numpy(), own)
+        return numbers
 
 
 def read_label_table(uri: str) -> LabelTable:
     """Raises InputError if the file cannot be read as a csv with the columns Id and Target."""
-    table = _read_csv(uri, ["Id", "Target"])
-    ids, targets = table["Id"].combine_chunks(), table["Target"].combine_chunks()
-    problems: list[str] = []
-    usable = np.ones(len(ids), dtype=bool)
-    _refuse(uri, ids, _bad_ids(ids), usable, problems, "Id {!r} - letters, digits and _ . - only (it names files)")
-    seen = _repeated(ids)
-    _refuse(uri, ids, seen, usable, problems, "Id {!r} stands more than once - keep one row")
+    table = CsvFile(uri, ["Id", "Target"])
+    ids, targets = table["Id"], table["Target"]
+    usable = _usable_ids(table, "letters, digits and _ . - only (it names files)")
 
-    sets = targets.dictionary_encode()  # a few hundred different sets however long the table is
-    codes = sets.indices.to_numpy()
-    parsed: list[list[int] | None] = []
+    codes = targets.indices.to_numpy()  # a few hundred different sets however long the table is
+    num_of = np.bincount(codes, minlength=len(targets.dictionary))
+    sets: list[list[int] | None] = []
     wrong: dict[int, str] = {}  # code of a set -> what is wrong with it
-    for code, text in enumerate(sets.dictionary.to_pylist()):
+    for code, text in enumerate(targets.dictionary.to_pylist()):
         try:
-            parsed.append(parse_labels(text))
+            sets.append(parse_labels(text))
         except ValueError as error:
-            parsed.append(None)
+            sets.append(None)
             wrong[code] = str(error)
-    for code, reason in list(wrong.items())[:SHOWN]:
-        rows = np.flatnonzero(codes == code)
-        text = targets[int(rows[0])].as_py()
-        more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
-        problems.append(f"{uri}: line {rows[0] + 2}: Target {text!r} of {ids[int(rows[0])].as_py()!r}: {reason}{more}")
-    if len(wrong) > SHOWN:
-        problems.append(f"{uri}: and {len(wrong) - SHOWN} more kinds of Target like these")
-    usable[np.isin(codes, list(wrong))] = False
-    labels = pa.array(parsed, LABELS).take(sets.indices)
-    mask = pa.array(usable)
-    return LabelTable(ids.filter(mask), labels.filter(mask), problems)
+    if wrong:
+        is_wrong = np.isin(codes, list(wrong))
+        usable &= ~is_wrong
+        _, first = np.unique(codes[is_wrong], return_index=True)
+        rows = np.sort(np.flatnonzero(is_wrong)[first])  # the first row of each kind
+
+        def describe(row: int) -> str:
+            code = codes[row]
+            more = f" (and {num_of[code] - 1} more rows)" if num_of[code] > 1 else ""
+            return f"Target {targets[row].as_py()!r} of {ids[row].as_py()!r}: {wrong[code]}{more}"
+
+        table.refuse(rows, describe, more="kinds of Target")
+    labels = pa.array(sets, LABELS).take(targets.indices)
+    if not usable.all():
+        mask = pa.array(usable)
+        ids, labels = ids.filter(mask), labels.filter(mask)
+    num_empty = int((labels.value_lengths().to_numpy(zero_copy_only=False) == 0).sum())
+    return LabelTable(ids, labels, table.problems, num_empty)
 
 
 def read_ids(uri: str) -> list[str]:
     """The Ids of a sample submission, in its order. Raises InputError for a file that is none."""
-    ids = _read_csv(uri, ["Id"])["Id"].combine_chunks()
-    problems: list[str] = []
-    usable = np.ones(len(ids), dtype=bool)
-    _refuse(uri, ids, _bad_ids(ids), usable, problems, "Id {!r} - letters, digits and _ . - only")
-    _refuse(uri, ids, _repeated(ids), usable, problems, "Id {!r} stands more than once - keep one row")
-    if problems:
-        raise InputError(*problems)
-    return list(ids.to_pylist())
+    table = CsvFile(uri, ["Id"])
+    _usable_ids(table, "letters, digits and _ . - only")
+    if table.problems:
+        raise InputError(*table.problems)
+    return list(table["Id"].to_pylist())
 
 
-def read_split_table(uri: str) -> dict[str, str]:
-    """Id -> part of a csv with the columns Id and split (or fold). Raises InputError."""
-    table = _read_csv(uri, ["Id"])
-    column = next((name for name in ("split", "fold") if name in table.column_names), None)
-    if column is None:
+def read_split_table(uri: str, *, prefer: Literal["split", "fold"] = "split") -> SplitTable:
+    """A csv with the columns Id and split or fold; of both, the preferred one is read. Raises InputError."""
+    table = CsvFile(uri, ["Id"], one_of=("split", "fold"))
+    parts = next((table[name] for name in sorted(("split", "fold"), key=prefer.__ne__) if name in table.columns), None)
+    if parts is None:
         raise InputError(f"{uri}: no column 'split' - `hpa-ray split split.output={uri}` writes such a file")
-    counts = Counter(table["Id"].to_pylist())
-    twice = [key for key, count in counts.items() if count > 1]
-    if twice:
-        raise InputError(f"{uri}: Id {twice[0]!r} stands more than once - an image belongs to one part")
-    return dict(zip(table["Id"].to_pylist(), table[column].to_pylist(), strict=True))
+    ids = table["Id"]
+    again = np.flatnonzero(repeated(ids))
+    table.refuse(again, lambda row: f"Id {ids[row].as_py()!r} stands more than once - an image belongs to one part")
+    if table.problems:
+        raise InputError(*table.problems)
+    return SplitTable(ids, parts)
 
 
-def write_split_table(uri: str, image_ids: Sequence[str], parts: Sequence[str], *, column: str = "split") -> None:
-    rows = sorted(zip(image_ids, parts, strict=True))  # no quotes: neither Ids nor parts can hold a comma
-    write_bytes(uri, "".join(f"{image_id},{part}\n" for image_id, part in [("Id", column), *rows]).encode())
+def read_group_table(uri: str) -> GroupTable:
+    """A csv with the columns Id and group; a row may stand twice. Raises InputError, also for an Id in two groups."""
+    table = CsvFile(uri, ["Id", "group"])
+    ids, groups = table["Id"], table["group"]
+    unnamed = np.flatnonzero(pc.equal(groups, "").to_numpy(zero_copy_only=False))
+    table.refuse(unnamed, lambda row: f"Id {ids[row].as_py()!r} has no group - leave its row out if it stands alone")
+    order, again_N = hash_order(ids)
+    places = np.flatnonzero(again_N)
+    codes = groups.indices.to_numpy()
+    differ = codes[order[places]] != codes[order[places - 1]]
+    table.refuse(
+        np.sort(order[places[differ]]),
+        lambda row: f"Id {ids[row].as_py()!r} is in a second group, {groups[row].as_py()!r} - keep one row",
+    )
+    if table.problems:
+        raise InputError(*table.problems)
+    if not len(places):
+        return GroupTable(ids, groups)
+    first = np.ones(len(ids), dtype=bool)
+    first[order[places]] = False
+    return GroupTable(ids.filter(pa.array(first)), groups.filter(pa.array(first)))
 
 
-def _read_csv(uri: str, columns: Sequence[str]) -> pa.Table:
-    try:
-        data = read_bytes(uri)
-    except FileNotFoundError as error:
-        raise InputError(f"{uri}: no such file") from error
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{uri}: cannot be read ({error})") from error
-    if not data.strip():
-        raise InputError(f"{uri}: the file is empty - expected a csv with the header {','.join(columns)}")
-    try:
-        header = csv.read_csv(io.BytesIO(data.split(b"\n", 1)[0] + b"\n")).column_names
-        strings = {name: pa.string() for name in header}
-        convert = csv.ConvertOptions(column_types=strings, strings_can_be_null=False)
-        table = csv.read_csv(io.BytesIO(data), convert_options=convert)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise InputError(f"{uri}: not a csv file ({' '.join(str(error).split())[:200]})") from error
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        found = ", ".join(_printable(name) for name in table.column_names[:8])
-        raise InputError(f"{uri}: no column {' and '.join(map(repr, missing))} - its columns are: {found}")
-    twice = [name for name in (*columns, "split", "fold") if table.column_names.count(name) > 1]
-    if twice:
-        raise InputError(f"{uri}: more than one column {twice[0]!r} - keep one")
-    if not table.num_rows:
-        raise InputError(f"{uri}: no rows below the header")
-    return table
+def write_split_table(uri: str, image_ids: Words, parts: Words, *, column: str = "split") -> None:
+    """The rows in the order of their Ids. Raises ValueError where a word would need quotes."""
+    table = pa.table({"Id": _strings(image_ids), column: _strings(parts)})
+    ids = table["Id"].combine_chunks()
+    if not pc.all(pc.less(ids[:-1], ids[1:]), min_count=0).as_py():  # mostly they are; sorting ten million takes 10 s
+        table = table.take(pc.sort_indices(table, [("Id", "ascending"), (column, "ascending")]))
+    sink = pa.BufferOutputStream()
+    sink.write(f"Id,{column}\n".encode())
+    csv.write_csv(table, sink, csv.WriteOptions(include_header=False, quoting_style="none", batch_size=2**16))
+    write_bytes(uri, sink.getvalue())
 
 
-def _printable(text: str) -> str:
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:60]
+def _strings(words: Words) -> pa.Array:
+    return words.cast(pa.string()) if isinstance(words, pa.Array) else pa.array(words, pa.string())
 
 
-def _bad_ids(ids: pa.Array) -> np.ndarray:
+def _usable_ids(table: CsvFile, rule: str) -> np.ndarray:
+    """(N,) bool: the Id can name files and has not stood before."""
+    ids = table["Id"]
     good: np.ndarray = pc.match_substring_regex(ids, f"^{ID_CHARACTERS}$").to_numpy(zero_copy_only=False)
-    return ~good
+    table.refuse(np.flatnonzero(~good), lambda row: f"Id {ids[row].as_py()!r} - {rule}")
+    again = repeated(ids)
+    table.refuse(np.flatnonzero(again), lambda row: f"Id {ids[row].as_py()!r} stands more than once - keep one row")
+    usable: np.ndarray = good & ~again
+    return usable
 
 
-def _repeated(ids: pa.Array) -> np.ndarray:
-    """True at the second and later rows of an Id."""
-    codes = ids.dictionary_encode().indices.to_numpy()
-    first = np.zeros(len(codes), dtype=bool)
-    first[np.unique(codes, return_index=True)[1]] = True
-    return ~first
-
-
-def _refuse(uri: str, ids: pa.Array, bad: np.ndarray, usable: np.ndarray, problems: list[str], message: str) -> None:
-    rows = np.flatnonzero(bad)
-    usable[rows] = False
-    for row in rows[:SHOWN]:
-        problems.append(f"{uri}: line {row + 2}: {message.format(ids[int(row)].as_py())}")
-    if len(rows) > SHOWN:
-        problems.append(f"{uri}: and {len(rows) - SHOWN} more rows like these")
+def _rows_of(ids: pa.Array, among: pa.Array) -> pa.Array:
+    """The row of each id, null where there is none."""
+    if ids.equals(among):
+        return pa.array(np.arange(len(ids), dtype=np.int32))
+    return pc.index_in(ids, value_set=among)  # a hash table of 1.6 GiB for ten million ids

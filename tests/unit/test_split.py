@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,16 @@ from iterstrat.ml_stratifiers import IterativeStratification
 
 from hpa_ray.errors import InputError
 from hpa_ray.labels import CLASS_TABLE, multi_hot, parse_labels
-from hpa_ray.manifest.split import Parts, classes_missing, fold_rows, parse_parts, part_sizes, split_rows
+from hpa_ray.manifest import keys as keys_module
+from hpa_ray.manifest.split import (
+    Parts,
+    classes_missing,
+    deal_extra,
+    fold_rows,
+    parse_parts,
+    part_sizes,
+    split_rows,
+)
 
 REAL_TABLE = Path(__file__).parents[2] / ".." / "shared" / "hpa" / "train.csv"
 derandomized = settings(derandomize=True, deadline=None, max_examples=80)
@@ -77,6 +87,16 @@ def test_shares_are_met_within_a_row(weights: list[int], num_rows: int) -> None:
         return
     assert sum(sizes) == num_rows
     assert all(abs(size - share * num_rows) < 1 for size, share in zip(sizes, shares, strict=True))
+
+
+@derandomized
+@given(tables(), st.integers(20, 60), st.integers(0, 3))
+def test_counts_are_met_exactly_by_bulk(table: tuple[np.ndarray, list[int]], times: int, seed: int) -> None:
+    few, counts = table
+    targets = np.tile(few, (times, 1))
+    counts = [count * times for count in counts]
+    part_of = split_rows(targets, counts, keys=keys_of(len(targets)), seed=seed)
+    assert np.bincount(part_of, minlength=len(counts)).tolist() == counts
 
 
 def test_sizes_hold_where_every_class_wants_the_last_row() -> None:
@@ -164,6 +184,46 @@ def test_real_table_is_stratified_as_well_as_by_the_reference(real: tuple[np.nda
     assert np.mean(ours) < 0.3 * np.mean(drawn)
 
 
+def test_label_sets_have_the_same_shares_too() -> None:
+    targets, keys = atlas_like(20_000)
+    _, sets = np.unique(np.packbits(targets, axis=1), axis=0, return_inverse=True)
+    part_of = split_rows(targets, [0.7, 0.2, 0.1], keys=keys, seed=0)
+    drawn = np.random.default_rng(0).permutation(part_of)
+    sizes = np.bincount(sets)
+    for part, share in enumerate([0.7, 0.2, 0.1]):
+        ours, at_random = (
+            np.abs(np.bincount(sets[dealt == part], minlength=len(sizes)) - share * sizes)[sizes >= 30]
+            for dealt in (part_of, drawn)
+        )
+        assert ours.mean() < 0.5 * at_random.mean()  # one by one it is as at random
+
+
+def test_more_classes_than_a_word_has_bits() -> None:
+    targets = np.zeros((600, 70), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    targets[np.arange(600), rng.integers(0, 3, 600) * 30] = 1  # classes 0, 30, 60
+    targets[::60, 69] = 1
+    part_of = split_rows(targets, [0.5, 0.3, 0.2], keys=keys_of(600), seed=0)
+    assert np.bincount(part_of[targets[:, 69] > 0]).tolist() == [5, 3, 2]
+    for k in (0, 30, 60):
+        wanted = targets[:, k].sum() * np.array([0.5, 0.3, 0.2])
+        assert np.bincount(part_of[targets[:, k] > 0]) == pytest.approx(wanted, abs=1.5)
+
+
+@pytest.mark.parametrize("parts", [[0.8, 0.1, 0.1], [0.9995, 0.0005]])
+def test_two_hundred_thousand_rows_take_no_time(parts: Parts) -> None:
+    targets, keys = atlas_like(200_000)
+    ids = pa.array(keys)
+    start = time.process_time()
+    part_of = split_rows(targets, parts, keys=ids, seed=0)
+    assert time.process_time() - start < 4  # one by one it takes twice that
+    assert np.bincount(part_of).tolist() == part_sizes(parts, 200_000)
+    assert classes_missing(targets, part_of, len(parts)) == {}
+    wanted = np.outer(parts, targets.sum(axis=0))
+    found = np.stack([targets[part_of == part].sum(axis=0, dtype=int) for part in range(len(parts))])
+    assert (np.abs(found - wanted) <= 2 + 0.001 * wanted).all()
+
+
 # groups
 
 
@@ -210,6 +270,47 @@ def test_big_groups_go_where_they_fit() -> None:
         assert np.bincount(part_of).tolist() == [12, 8]
 
 
+def test_rows_in_groups_are_spread_like_the_others() -> None:
+    targets, keys = atlas_like(6000)
+    groups = np.where(np.arange(6000) < 3000, np.arange(6000) // 5, np.arange(6000))
+    part_of = split_rows(targets, [0.8, 0.1, 0.1], keys=keys, seed=0, groups=groups)
+    assert np.bincount(part_of).tolist() == [4800, 600, 600]
+    assert np.bincount(part_of[:3000]) == pytest.approx([2400, 300, 300], abs=30)  # dealt first, not to the first
+
+
+def test_one_group_of_half_the_rows_changes_no_sizes() -> None:
+    targets, keys = atlas_like(20_000)
+    groups = np.maximum(np.arange(20_000), 9_999)
+    part_of = split_rows(targets, [0.6, 0.2, 0.2], keys=keys, seed=0, groups=groups)
+    assert np.bincount(part_of).tolist() == [12_000, 4_000, 4_000]
+    assert set(part_of[:10_000]) == {0}
+    assert mean_deviation(targets, part_of, [0.6, 0.2, 0.2]) < 0.1
+
+
+@derandomized
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 5)), min_size=1, max_size=30), st.booleans())
+def test_extra_rows_join_train_or_nothing(rows: list[tuple[int, bool, int]], grouped: bool) -> None:
+    groups = np.array([100 * group - 7 for _, _, group in rows])
+    is_extra = np.array([extra for _, extra, _ in rows])
+    parts = np.array([-1 if extra else part for part, extra, _ in rows], dtype=np.int16)
+    dealt = deal_extra(parts, groups if grouped else None, is_extra, train=1)
+    assert dealt.dtype == np.int16
+    for row, part in enumerate(dealt):
+        if not is_extra[row]:
+            assert part == parts[row]
+            continue
+        main_parts = set(parts[(groups == groups[row]) & ~is_extra].tolist())
+        assert part == (-1 if grouped and main_parts - {1} else 1)
+
+
+def test_main_rows_without_a_part_bar_nobody() -> None:
+    parts, is_extra = np.array([-1, -1, 0, -1]), np.array([False, True, False, True])
+    assert deal_extra(parts, np.array([5, 5, 6, 6]), is_extra, train=2).tolist() == [-1, 2, 0, -1]
+    assert deal_extra(parts[:0], parts[:0], is_extra[:0], train=2).tolist() == []
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        deal_extra(parts, np.array([5, 5, 6]), is_extra, train=2)
+
+
 # order and seed
 
 
@@ -227,6 +328,26 @@ def test_part_of_an_image_does_not_depend_on_row_order(grouped: bool) -> None:
         groups=None if groups is None else np.array([f"group {-group}" for group in groups[order]]),  # other names
     )
     np.testing.assert_array_equal(shuffled, part_of[order])
+
+
+def test_keys_may_be_an_arrow_column() -> None:
+    targets, keys = atlas_like(1000)
+    expected = fold_rows(targets, 5, keys=keys, seed=0)
+    column = pa.array(["x", *keys]).slice(1)
+    for same in (column, pa.chunked_array([column[:300], column[300:]]), column.cast(pa.large_string())):
+        np.testing.assert_array_equal(fold_rows(targets, 5, keys=same, seed=0), expected)
+
+
+def test_keys_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, keys = atlas_like(200)
+    hashes = keys_module._hashes
+    monkeypatch.setattr(keys_module, "_hashes", lambda ids: hashes(ids) % np.uint64(7))
+    part_of = fold_rows(targets, 3, keys=keys, seed=0)
+    order = np.random.default_rng(5).permutation(200)
+    shuffled = fold_rows(targets[order], 3, keys=[keys[row] for row in order], seed=0)
+    np.testing.assert_array_equal(shuffled, part_of[order])
+    with pytest.raises(InputError, match="'image-00007' occurs more than once"):
+        fold_rows(targets, 3, keys=[*keys[:199], "image-00007"], seed=0)
 
 
 def test_seed_decides() -> None:
