@@ -4,6 +4,7 @@ import logging
 import os
 from typing import Any
 
+from hpa_ray import storage
 from hpa_ray.errors import InputError
 
 DATA_CPUS = 2
@@ -63,6 +64,32 @@ def data_context(*, in_order: bool = False) -> Any:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return context
+
+
+def share(value: Any) -> Any:
+    """Put a value into Ray's object store, once for all tasks: manifests are too large for what tasks carry along.
+
+    With it goes how this process reaches object stores.
+    """
+    import ray
+
+    return ray.put((storage.settings(), value))
+
+
+def shared(reference: Any) -> Any:
+    """In a worker: the value behind a reference of `share`, fetched once per process; of the last reference only."""
+    import ray
+
+    key = reference.hex()
+    if key not in _shared:
+        settings, value = ray.get(reference)
+        storage.configure(settings)
+        _shared.clear()
+        _shared[key] = value
+    return _shared[key]
+
+
+_shared: dict[str, Any] = {}
 
 
 def has_gpus(num_workers: int) -> bool:

@@ -35,6 +35,8 @@ def evaluate(
         data.source,
         rows,
         batch_size=config.evaluate.batch_size,
+        source_N=data.source_N,
+        matching=data.matching,
         on_progress=on_progress,
         on_rejects=lambda rejects: check_rejects(config, data, rejects),
     )

@@ -54,13 +54,15 @@ class Console:
             task = bar.add_task(stage, total=total, note="")
             self._live = bar
             try:
-                yield lambda done, note="": bar.update(task, completed=done, note=note)
+                yield lambda done, note="", total=None: bar.update(task, completed=done, note=note, total=total)
             finally:
                 self._live = None
 
 
 class Progress(Protocol):
-    def __call__(self, done: int, note: str = "") -> None: ...
+    def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
+        """What is done so far; total, where it was not known before."""
+        ...
 
 
 class PlainProgress:
@@ -71,8 +73,9 @@ class PlainProgress:
         self.start = self.last = time.monotonic()
         self.first_done: int | None = None
 
-    def __call__(self, done: int, note: str = "") -> None:
+    def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
         now = time.monotonic()
+        self.total = self.total if total is None else total
         if self.first_done is None:
             self.first_done = done  # what an earlier run had done is no speed of this one
         if now - self.last < PLAIN_EVERY_S:

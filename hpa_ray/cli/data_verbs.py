@@ -1,30 +1,41 @@
-"""`synth`, `check`, `split`, `prepare`: from nothing, or from a user's files, to data that can be trained on."""
+"""`synth`, `split`, `prepare`: from nothing, or from a user's files, to data that can be trained on."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from hpa_ray.check import Report, check_data
 from hpa_ray.cli.main import Invocation
-from hpa_ray.cli.setup import has_data, home, prepare_images, resolve, with_atlas
+from hpa_ray.cli.setup import (
+    has_data,
+    home,
+    open_labelled,
+    plan_lines,
+    prepare_images,
+    resolve,
+    shard_folders,
+    with_atlas,
+)
+from hpa_ray.config import Config
 from hpa_ray.errors import InputError
+from hpa_ray.ingest.prepare import plan
 from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.manifest import (
+    LEFT_OUT,
+    assign_parts,
     classes_missing,
-    list_folder,
+    multi_hot_column,
     parse_parts,
+    part_names,
     problem_lines,
+    read_group_table,
     read_label_table,
-    split_rows,
     write_split_table,
 )
-from hpa_ray.manifest.build import multi_hot_column
 from hpa_ray.progress import console
-from hpa_ray.schema import rejected_table
-from hpa_ray.storage import join, write_json, write_parquet
-from hpa_ray.stream.data import PARTS
+from hpa_ray.storage import write_bytes
 from hpa_ray.synth import draw_label_sets, sample_label_sets, write_atlas
 
 
@@ -61,96 +72,78 @@ def synth(invocation: Invocation) -> dict[str, Any]:
     return {"images": f"{cfg.output}/train", "labels": f"{cfg.output}/train.csv", "num_images": len(label_sets)}
 
 
-def check(invocation: Invocation) -> dict[str, Any]:
-    config = resolve(invocation)
-    if not has_data(config):
-        config = with_atlas(config)
-    cfg = config.data
-    if cfg.images is None:
-        raise InputError("check needs data.images=FOLDER (and data.labels=CSV, to check the labels too)")
-    labels = None if cfg.labels is None else read_label_table(cfg.labels)
-    folder = list_folder(cfg.images)
-    with console.progress("check", len(folder.stains)) as show:
-        report = check_data(
-            cfg.images,
-            folder,
-            labels,
-            channels=cfg.channels,
-            decode=config.check.decode,
-            num_workers=config.check.num_workers,
-            on_progress=show,
-        )
-    _say_report(report, cfg.images, cfg.labels, cfg.image_size * cfg.image_size * len(cfg.channels))
-    if config.check.output:
-        write_json(join(config.check.output, "check.json"), report.as_json())
-        write_parquet(join(config.check.output, "rejected.parquet"), rejected_table(report.rejects))
-        console.say(f"written: {config.check.output}/check.json, {config.check.output}/rejected.parquet")
-    if report.num_problems and (invocation.strict or config.check.strict):
-        raise InputError(f"{report.num_problems} problems, listed above")
-    return report.as_json()
-
-
-def _say_report(report: Report, images: str, labels: str | None, image_bytes: int) -> None:
-    say = console.say
-    mib = report.num_bytes / 2**20
-    say(f"images  {images}: {report.num_images:,} images in {report.num_files:,} files, {mib:,.1f} MiB")
-    if labels is not None:
-        say(f"labels  {labels}: {report.num_labelled:,} usable rows")
-    if report.decoded and report.sizes_px:
-        say(f"sizes   {', '.join(f'{size} px: {count:,}' for size, count in report.sizes_px.most_common(6))}")
-    if report.mean:
-        say(f"mean    {', '.join(f'{stain} {value:.4f}' for stain, value in report.mean.items())} (0 to 1)")
-    if report.class_counts is not None and report.num_labelled:
-        per_image = ", ".join(f"{count}: {images:,}" for count, images in sorted(report.labels_per_image.items()))
-        say(f"labels per image  {per_image}")
-        say("class  name                              images   share")
-        for k, count in enumerate(report.class_counts):
-            say(f"{k:5d}  {CLASS_NAMES[k]:<32}{count:8,}  {count / report.num_labelled:6.2%}")
-    for problem in report.table_problems:
-        say(f"problem  {problem}")
-    for line in problem_lines(images, report.rejects, shown=20):
-        say(f"problem  {line}")
-    if report.num_unlabelled:
-        say(f"problem  {report.num_unlabelled:,} images have no row in {labels}")
-    if report.other_files:
-        names = ", ".join(map(repr, report.other_files[:3]))
-        say(f"problem  {len(report.other_files):,} files are not named <Id>_<color>.png: {names}")
-    say(f"usable  {report.num_usable:,} images; as shards about {report.num_usable * image_bytes / 2**20:,.0f} MiB")
-    say(f"problems  {report.num_problems:,}")
-
-
 def split(invocation: Invocation) -> dict[str, Any]:
     config = resolve(invocation)
     if config.data.labels is None:
         config = with_atlas(config)
     cfg = config.split
-    assert config.data.labels is not None
-    table = read_label_table(config.data.labels)
-    if table.problems:
-        raise InputError(*table.problems)
-    ids, targets = table.image_ids.to_pylist(), multi_hot_column(table.labels)
+    ids, targets, source_N = _labelled_ids(config)
     parts = parse_parts(cfg.parts)
-    folds = "fold" in cfg.parts
-    names = [str(number) for number in range(len(parts))] if folds or len(parts) > 3 else list(PARTS[: len(parts)])
-    column = "fold" if folds or len(parts) > 3 else "split"
-    numbers = split_rows(targets, parts, seed=cfg.seed, keys=ids)
+    folds = "fold" in cfg.parts or len(parts) > 3
+    names = part_names(parts, folds=folds)
+    column = "fold" if folds else "split"
+    groups = read_group_table(config.data.groups) if config.data.groups else None
+    numbers = assign_parts(
+        ids,
+        targets,
+        parts,
+        seed=cfg.seed,
+        source_N=source_N,
+        groups=groups,
+        extra=cfg.extra,
+        train=len(parts) if folds else 0,  # images of further sources train in every fold
+    )
     output = cfg.output or str(home() / "split.csv")
-    write_split_table(output, ids, [names[number] for number in numbers], column=column)
-    sizes = np.bincount(numbers, minlength=len(parts)).tolist()
-    _say_shares(targets, numbers, names)
+    kept = numbers != LEFT_OUT
+    words = pa.array([*names, "train"]).take(pa.array(numbers[kept]))
+    write_split_table(output, ids.filter(pa.array(kept)), words, column=column)
+    shown = [*names, "train"] if folds and (numbers == len(parts)).any() else names
+    sizes = np.bincount(numbers[kept], minlength=len(shown)).tolist()
+    counts = class_counts_by_part(targets, numbers, shown)
+    _say_shares(counts)
     for number, classes in classes_missing(targets, numbers, len(parts)).items():
-        if classes:
-            listed = ", ".join(f"{k} {CLASS_NAMES[k]}" for k in classes)
-            console.say(f"{column} {names[number]} has no image of: {listed}")
-    console.say(f"written: {output} ({', '.join(f'{n} {s:,}' for n, s in zip(names, sizes, strict=True))})")
-    return {"split": output, "sizes": dict(zip(names, sizes, strict=True))}
+        listed = ", ".join(f"{k} {CLASS_NAMES[k]}" for k in classes)
+        console.say(f"{column} {names[number]} has no image of: {listed}")
+    if left_out := int((~kept).sum()):
+        console.say(f"{left_out:,} images of data.extra show what is in another part than train and are left out")
+    if groups is not None:
+        console.say(f"images of a group lie in one part each (data.groups = {config.data.groups})")
+    figure = _write_figure(output, counts, sizes)
+    console.say(f"written: {output} ({', '.join(f'{n} {s:,}' for n, s in zip(shown, sizes, strict=True))}), {figure}")
+    return {"split": output, "sizes": dict(zip(shown, sizes, strict=True)), "figure": figure, "num_left_out": left_out}
 
 
-def _say_shares(targets: np.ndarray, numbers: np.ndarray, names: list[str]) -> None:
-    console.say("class  name                            " + "".join(f"{name:>10}" for name in names))
+def _labelled_ids(config: Config) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """Ids, (N, 28) targets and source of every image: of the tables alone, or of the joined sources."""
+    if config.data.extra:
+        table = open_labelled(config, "split").table
+        labels = table["labels"].combine_chunks()
+        return table["image_id"].combine_chunks(), multi_hot_column(labels), table["source"].to_numpy()
+    assert config.data.labels is not None
+    labels_table = read_label_table(config.data.labels)
+    if labels_table.problems:
+        raise InputError(*labels_table.problems)
+    ids = labels_table.image_ids
+    return ids, multi_hot_column(labels_table.labels), np.zeros(len(ids), np.int8)
+
+
+def class_counts_by_part(targets: np.ndarray, numbers: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    """Part -> (28,) images of each class in it."""
+    return {name: targets[numbers == number].sum(axis=0, dtype=np.int64) for number, name in enumerate(names)}
+
+
+def _say_shares(counts: dict[str, np.ndarray]) -> None:
+    console.say("class  name                            " + "".join(f"{name:>10}" for name in counts))
     for k, class_name in enumerate(CLASS_NAMES):
-        counts = np.bincount(numbers[targets[:, k] == 1], minlength=len(names))
-        console.say(f"{k:5d}  {class_name:<32}" + "".join(f"{count:10,}" for count in counts))
+        console.say(f"{k:5d}  {class_name:<32}" + "".join(f"{part[k]:10,}" for part in counts.values()))
+
+
+def _write_figure(output: str, counts: dict[str, np.ndarray], sizes: list[int]) -> str:
+    from hpa_ray.figures import class_shares, figure_png  # matplotlib takes a second to import
+
+    figure = output.removesuffix(".csv") + ".png"
+    write_bytes(figure, figure_png(class_shares(counts, dict(zip(counts, sizes, strict=True)))))
+    return figure
 
 
 def prepare(invocation: Invocation) -> dict[str, Any]:
@@ -159,6 +152,30 @@ def prepare(invocation: Invocation) -> dict[str, Any]:
         config = with_atlas(config)
     if config.prepare.output is None:
         raise InputError("prepare needs prepare.output=FOLDER")
+    if invocation.dry_run or config.prepare.dry_run:
+        return _plan(config, config.prepare.output)
     result = prepare_images(config, config.prepare.output, num_workers=config.prepare.num_workers)
-    console.say(f"next: hpa-ray train data.shards={config.prepare.output}")
+    console.say(f"next: hpa-ray train data.shards={result['shards']}")
     return result
+
+
+def _plan(config: Config, output: str) -> dict[str, Any]:
+    cfg = config.data
+    manifest = open_labelled(config, "prepare")
+    if not manifest.table.num_rows:
+        raise InputError(f"{cfg.images}: none of its images can be used - `hpa-ray check` tells why")
+    sizes = list(shard_folders(config, output))
+    found = plan(
+        manifest,
+        output=output,
+        channels=cfg.channels,
+        sizes=sizes,
+        shard_bytes=config.prepare.shard_bytes,
+        white_level=cfg.white_level,
+    )
+    for line in plan_lines(found):
+        console.say(line)
+    for line in problem_lines(manifest.folders[0], manifest.rejects):
+        console.say(f"can not be used  {line}")
+    console.say(f"nothing was written to {output}")
+    return found._asdict() | {"output": output, "num_rejected": len(manifest.rejects), "dry_run": True}

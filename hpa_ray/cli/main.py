@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from hpa_ray import cluster
+from hpa_ray import cluster, storage
 from hpa_ray.errors import InputError
-from hpa_ray.progress import one_line
+from hpa_ray.progress import console, one_line
 
 # verb -> (what it does, sections of the configuration it reads)
 VERBS = {
@@ -29,10 +29,11 @@ VERBS = {
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
 MORE_SECTIONS = {"train": ("optim", "train", "run")}
-MODULES = dict.fromkeys(("synth", "check", "split", "prepare"), "data_verbs")
-MODULES |= {"fetch": "fetch_verb", "explore": "explore_verb", "duplicates": "duplicates_verb"}
+MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
+MODULES |= {verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates")}
 MODULES |= {"train": "train_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""
+DRY_RUN = ("prepare", "fetch")
 PLACE_ERRORS = frozenset(
     {
         *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
@@ -50,6 +51,7 @@ class Invocation(NamedTuple):
     recipe: str | None = None
     file: str | None = None
     strict: bool = False
+    dry_run: bool = False
 
 
 def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
@@ -67,9 +69,15 @@ def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
     if arguments.help:
         return _verb_help(arguments.verb)
     invocation = Invocation(
-        arguments.verb, tuple(arguments.words), arguments.recipe, arguments.config, arguments.strict
+        arguments.verb,
+        tuple(arguments.words),
+        arguments.recipe,
+        arguments.config,
+        arguments.strict,
+        arguments.dry_run,
     )
     try:
+        _check_flags(invocation)
         result = run(invocation)
     except InputError as error:
         if arguments.debug:
@@ -100,12 +108,24 @@ def run(invocation: Invocation) -> dict[str, Any]:
     from hpa_ray.config import load_config  # late: `hpa-ray --help` needs none of what these import
 
     if invocation.verb != "config":  # mistakes first: what the verbs import takes seconds
-        config = load_config(invocation.words, recipe=invocation.recipe, file=invocation.file)
+        words = invocation.words[1:] if invocation.words[:1] == ("kaggle",) else invocation.words  # `fetch kaggle`
+        config = load_config(words, recipe=invocation.recipe, file=invocation.file)
         if invocation.verb == "train" and config.train.num_workers > (os.cpu_count() or 1):
             cluster.start_ray(config.train.num_workers, use_gpu=config.train.use_gpu)  # joins a cluster or refuses
     module = importlib.import_module(f"hpa_ray.cli.{MODULES[invocation.verb]}")
     result: dict[str, Any] = getattr(module, invocation.verb)(invocation)
+    if repeated := storage.take_retries():
+        console.say(f"storage: {repeated:,} requests failed for a while and were repeated")
+        result["storage_retries"] = result.get("storage_retries", 0) + repeated
     return result
+
+
+def _check_flags(invocation: Invocation) -> None:
+    """A verb that does not know a flag must not go on as if it were not there."""
+    if invocation.dry_run and invocation.verb not in DRY_RUN:
+        raise InputError(f"--dry-run: {invocation.verb} has none - {' and '.join(DRY_RUN)} have")
+    if invocation.strict and invocation.verb != "check":
+        raise InputError(f"--strict: {invocation.verb} has none - check has")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--config", metavar="FILE", help="a YAML file of keys")
     source.add_argument("--recipe", metavar="NAME", help="a packaged YAML file of keys")
     parser.add_argument("--strict", action="store_true", help="check: exit with code 2 if there is any problem")
+    parser.add_argument("--dry-run", action="store_true", help="prepare, fetch: say what would be done, and do nothing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake in the input")
     parser.add_argument("-h", "--help", action="store_true", help="show this, or with a verb its keys")
     return parser
@@ -141,7 +162,8 @@ def _verb_help(verb: str) -> int:
     text, sections = VERBS[verb]
     print(f"hpa-ray {verb} [--config FILE | --recipe NAME] [key=value ...]\n\n{text}\n")
     keys = config_keys()
-    for section in (*sections, *MORE_SECTIONS.get(verb, ())):
+    stored = () if verb in ("config", "fetch") else ("storage",)
+    for section in (*sections, *MORE_SECTIONS.get(verb, ()), *stored):
         for key, field in keys.items():
             if key.startswith(f"{section}."):
                 print(f"  {key} = {_as_word(field.default)}\n      {field.description}")

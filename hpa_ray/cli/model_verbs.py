@@ -113,12 +113,12 @@ def _open_unlabelled(
         return shards, ids, _not_there(wanted, ids, channels)
     if not cfg.images:
         raise InputError("predict needs data.images=FOLDER (or data.shards=FOLDER)")
-    manifest = build_manifest(list_folder(cfg.images), None, channels)
-    ids = manifest.image_ids.to_pylist()
+    table, incomplete, _ = build_manifest(list_folder(cfg.images), None, channels)
+    ids = table["image_id"].to_pylist()
     asked = None if wanted is None else set(wanted)
-    rejects = [reject for reject in manifest.rejects if asked is None or reject.image_id in asked]
+    rejects = [reject for reject in incomplete if asked is None or reject.image_id in asked]
     rejects += _not_there(wanted, ids + [reject.image_id for reject in rejects], channels)
-    return ImageSource(cfg.images, manifest.table, channels, image_size), ids, rejects
+    return ImageSource((cfg.images,), table, channels, image_size, cfg.white_level), ids, rejects
 
 
 def _not_there(wanted: list[str] | None, ids: list[str], channels: tuple[str, ...]) -> list[Reject]:

@@ -3,15 +3,15 @@
 import os
 from pathlib import Path
 
-from hpa_ray import __version__
+from hpa_ray import __version__, storage
 from hpa_ray.channels import STAINS
 from hpa_ray.cli.main import Invocation
 from hpa_ray.config import Config, load_config
 from hpa_ray.errors import InputError
-from hpa_ray.ingest import prepare
-from hpa_ray.manifest import build_manifest, list_folder, read_label_table
+from hpa_ray.ingest.prepare import PLAN_IMAGES, Plan, prepare
+from hpa_ray.manifest import Manifest, open_images
 from hpa_ray.progress import console
-from hpa_ray.storage import absolute
+from hpa_ray.storage import absolute, join
 from hpa_ray.synth import draw_label_sets, write_atlas
 
 EMBEDDED = "embedded"
@@ -50,7 +50,25 @@ def resolve(invocation: Invocation, *, base: Config | None = None) -> Config:
             if (value := getattr(values, name)) is not None:
                 given[name] = _path(f"{section}.{name}", value)
         changes[section] = values.model_copy(update=given)
-    return config.model_copy(update=changes)
+    config = config.model_copy(update=changes)
+    _check_together(config)
+    storage.configure(config.storage.settings())
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """Raises InputError for keys that do nothing without others."""
+    data = config.data
+    problems = []
+    if data.extra and not data.images and not data.shards:
+        problems.append("data.extra joins further sources to those of data.images=FOLDER - give that too")
+    if data.fold is not None and not data.split:
+        problems.append(
+            f"data.fold = {data.fold} needs data.split=CSV, a table of folds "
+            "(`hpa-ray split split.parts='5 folds' split.output=CSV` writes one)"
+        )
+    if problems:
+        raise InputError(*problems)
 
 
 def _path(key: str, value: str) -> str:
@@ -96,45 +114,80 @@ def with_atlas_shards(config: Config) -> Config:
     output = str(home() / "shards" / name)
     # without Ray in the training there should be none before it
     num_workers = 0 if config.train.num_workers == 0 else config.prepare.num_workers
-    prepare_images(with_images.model_copy(update={"data": all_stains}), output, num_workers=num_workers)
+    one_size = with_images.model_copy(
+        update={"data": all_stains, "prepare": config.prepare.model_copy(update={"sizes": ()})}
+    )
+    prepare_images(one_size, output, num_workers=num_workers)
     kept = config.data.model_copy(update={"images": None, "labels": None, "shards": output})
     return config.model_copy(update={"data": kept})
 
 
 def prepare_images(config: Config, output: str, *, num_workers: int | None) -> dict[str, object]:
-    """Write data.images and data.labels as shards. Raises InputError."""
+    """Write data.images and data.labels, joined with data.extra, as shards. Raises InputError."""
     cfg = config.data
-    if not (cfg.images and cfg.labels):
-        raise InputError("prepare needs data.images=FOLDER and data.labels=CSV")
-    labels = read_label_table(cfg.labels)
-    if labels.problems:
-        raise InputError(*labels.problems)
-    manifest = build_manifest(list_folder(cfg.images), labels, cfg.channels)
-    if manifest.num_unlabelled:
-        console.say(f"{manifest.num_unlabelled} images have no row in {cfg.labels} and are left out")
+    manifest = open_labelled(config, "prepare")
+    sizes = shard_folders(config, output)
     with console.progress("prepare", manifest.table.num_rows) as show:
-        index = prepare(
+        indexes = prepare(
             manifest,
-            images=cfg.images,
             output=output,
             channels=cfg.channels,
-            image_size=cfg.image_size,
+            sizes=sizes,
             seed=config.prepare.seed,
             shard_bytes=config.prepare.shard_bytes,
+            white_level=cfg.white_level,
             on_error=cfg.on_error,
             max_rejected=cfg.max_rejected,
             num_workers=num_workers,
             on_progress=lambda done, total: show(done),
         )
-    num_bytes = sum(entry.bytes for entry in index.shards)
-    console.say(
-        f"{index.num_images} images of {len(index.channels)} x {index.image_size} x {index.image_size} px in "
-        f"{len(index.shards)} shards, {num_bytes / 2**20:,.0f} MiB, {index.num_rejected} left out: {output}"
-    )
+    for index, folder in zip(indexes, sizes.values(), strict=True):
+        num_bytes = sum(entry.bytes for entry in index.shards)
+        console.say(
+            f"{index.num_images} images of {len(index.channels)} x {index.image_size} x {index.image_size} px in "
+            f"{len(index.shards)} shards, {num_bytes / 2**20:,.0f} MiB, {index.num_rejected} left out: {folder}"
+        )
     return {
-        "shards": output,
-        "num_images": index.num_images,
-        "num_rejected": index.num_rejected,
-        "num_shards": len(index.shards),
-        "bytes": num_bytes,
+        "shards": next(iter(sizes.values())),
+        "sizes": {str(size): folder for size, folder in sizes.items()},
+        "num_images": indexes[0].num_images,
+        "num_rejected": indexes[0].num_rejected,
+        "num_shards": sum(len(index.shards) for index in indexes),
+        "bytes": sum(entry.bytes for index in indexes for entry in index.shards),
     }
+
+
+def open_labelled(config: Config, verb: str) -> Manifest:
+    """The images of all sources with their labels; what is left out is said."""
+    if not (config.data.images and config.data.labels):
+        raise InputError(f"{verb} needs data.images=FOLDER and data.labels=CSV")
+    manifest = open_images(config.data)
+    for note in manifest.notes:
+        console.say(f"note: {note}")
+    return manifest
+
+
+def shard_folders(config: Config, output: str) -> dict[int, str]:
+    """Side in px -> folder: the output itself for one size, folders below it for several."""
+    sizes = config.prepare.sizes
+    if not sizes:
+        return {config.data.image_size: output}
+    return {size: join(output, f"{size}px") for size in sorted(set(sizes))}
+
+
+def plan_lines(found: Plan) -> list[str]:
+    """What a `prepare` would write and how long it would take, for the screen."""
+    sides = " and ".join(f"{size} px" for size in found.sizes)
+    gib = found.num_bytes / 2**30
+    lines = [f"prepare would write {found.num_images:,} images at {sides}: {found.num_shards:,} shards, {gib:,.2f} GiB"]
+    if found.seconds_per_image is not None:
+        cpus = os.cpu_count() or 1
+        minutes = found.num_images * found.seconds_per_image / 60
+        lines.append(
+            f"time: {found.seconds_per_image * 1000:.0f} ms an image on one CPU (measured on {PLAN_IMAGES} or fewer), "
+            f"{minutes:,.1f} min in all, {minutes / cpus:,.1f} min on the {cpus} CPUs of this machine"
+        )
+    if found.free_bytes is not None:
+        enough = "" if found.free_bytes >= found.num_bytes else " - NOT ENOUGH"
+        lines.append(f"disk: {found.free_bytes / 2**30:,.2f} GiB free{enough}")
+    return lines

@@ -15,7 +15,7 @@ from hpa_ray import cluster
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, home, resolve, with_atlas_shards
-from hpa_ray.config import Config, dump_config
+from hpa_ray.config import Config, dump_config, without_credentials
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.progress import Progress, console
@@ -185,7 +185,7 @@ def _environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "gpus": gpus,
         "packages": {name: version(name) for name in PACKAGES},
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        "command": [os.path.basename(sys.argv[0]), *without_credentials(sys.argv[1:])],
     }
 
 

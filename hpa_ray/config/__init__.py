@@ -1,15 +1,17 @@
 """What a user can set, and how it is read."""
 
-from hpa_ray.config.loader import config_keys, dump_config, load_config, recipe_names, type_name
-from hpa_ray.config.sections import AugmentConfig, Config, OptimConfig
+from hpa_ray.config.loader import config_keys, dump_config, load_config, recipe_names, type_name, without_credentials
+from hpa_ray.config.sections import AugmentConfig, Config, DataConfig, OptimConfig
 
 __all__ = [
     "AugmentConfig",
     "Config",
+    "DataConfig",
     "OptimConfig",
     "config_keys",
     "dump_config",
     "load_config",
     "recipe_names",
     "type_name",
+    "without_credentials",
 ]

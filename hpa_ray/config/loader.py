@@ -17,7 +17,6 @@ from hpa_ray.config.sections import RECIPES, Config
 from hpa_ray.errors import InputError
 from hpa_ray.storage import read_bytes
 
-
 CREDENTIALS = ("access_key", "secret_key", "session_token")
 
 
@@ -77,6 +76,12 @@ def dump_config(config: Config) -> str:
     tree = config.model_dump(mode="json")
     tree["storage"] |= dict.fromkeys(CREDENTIALS)
     return yaml.safe_dump(tree, sort_keys=False)
+
+
+def without_credentials(words: Sequence[str]) -> list[str]:
+    """Words of a command line, for a file that others may read."""
+    secret = tuple(f"storage.{name}=" for name in CREDENTIALS)
+    return [f"{word.partition('=')[0]}=..." if word.startswith(secret) else word for word in words]
 
 
 def type_name(field: FieldInfo) -> str:
@@ -150,7 +155,8 @@ def _validate(base: Config, settings: Sequence[Setting]) -> tuple[Config | None,
             key = ".".join(str(part) for part in detail["loc"][:2])
             source = last[key].source if key in last else "default"
             reason = detail["msg"].removeprefix("Value error, ")
-            problems.append(f"{source}: {key} = {_shown(detail['input'])} - {reason[0].lower()}{reason[1:]}")
+            value = "..." if key.removeprefix("storage.") in CREDENTIALS else _shown(detail["input"])
+            problems.append(f"{source}: {key} = {value} - {reason[0].lower()}{reason[1:]}")
         return None, problems
 
 

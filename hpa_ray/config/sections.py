@@ -10,6 +10,8 @@ from hpa_ray.channels import STAINS, channel_indices
 
 
 def _split_commas(value: Any) -> Any:
+    if value is None:  # `data.extra=`
+        return ()
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -48,6 +50,8 @@ class DataConfig(Section):
     """The csv that `duplicates` wrote (columns Id and group); images of a group never lie in different parts."""
     split: str | None = None
     """The csv that `split` wrote (columns Id and split); unset: split by split.parts, split.seed."""
+    fold: int | None = Field(None, ge=0)
+    """With a data.split of folds: the fold that validates; the others train."""
     image_size: int = Field(256, ge=8, le=4096)
     """Side of the images given to the model, px; shards carry their own."""
     channels: Stains = STAINS
@@ -85,7 +89,7 @@ class FetchConfig(Section):
     url: str = "https://v18.proteinatlas.org/images/{first}/{rest}_{color}.jpg"
     """Address of one file; {id} is the Id, {first} and {rest} its parts before and after its first underscore."""
     classes: Words = ("rare",)
-    """Class numbers such as 8,9,27 of which at least one must be on an image; `rare`: 8,9,10,15,17,20,24,26,27; `all`."""
+    """Class numbers such as 8,9,27 of which at least one is on an image, `rare` (8,9,10,15,17,20,24,26,27) or `all`."""
     limit: int | None = Field(None, ge=1)
     """Images at most, those with the rarest classes first; unset: all."""
     requests_per_s: float = Field(4.0, gt=0)
@@ -126,7 +130,8 @@ class DuplicatesConfig(Section):
     output: str | None = None
     """Folder for groups.csv, pairs.csv and duplicates.html; unset: duplicates in the home folder of hpa_ray."""
     max_distance: int = Field(DUPLICATE_BITS, ge=0, le=24)
-    """Bits of 64 in which the hashes of a stain may differ; two images are one if this holds for all stains."""
+    """Bits of 64 in which the hashes of a stain may differ; two images are near duplicates if this holds for every
+    stain that shows anything in both."""
     num_pictured: int = Field(40, ge=0)
     """Pairs shown in duplicates.html."""
     num_workers: int | None = Field(None, ge=0)
@@ -262,9 +267,9 @@ class StorageConfig(Section):
     """Without an answer for this long a request has failed."""
 
     def settings(self) -> storage.Settings:
-        plain = {name: value for name, value in self if not isinstance(value, SecretStr)}
-        secret = {name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)}
-        return storage.Settings(**plain, **secret)
+        values: dict[str, Any] = dict(self)
+        secrets = {name: value.get_secret_value() for name, value in values.items() if isinstance(value, SecretStr)}
+        return storage.Settings(**values | secrets)
 
 
 class Config(Section):

@@ -7,9 +7,10 @@ A finished shard leaves a part file; the index is written last, so a folder with
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from hpa_ray.shards import (
     MANIFEST_FILE,
     ShardEntry,
     ShardIndex,
+    SourceEntry,
     check_files,
     encode_shard,
     read_index,
@@ -49,32 +51,72 @@ from hpa_ray.storage import (
 PLAN_FILE = "plan.json"
 PARTS = "parts"
 REJECTED_FILE = "rejected.parquet"
+SHARD_BYTES = 128 * 2**20
+PLAN_IMAGES = 24
+"""Images that are read to estimate how long all will take."""
 MIN_SHARDS = 16
 """A small data set still gives every CPU of a small cluster something to do, as far as whole chunks allow."""
+
+
+class Plan(NamedTuple):
+    """What a `prepare` writes, and what it takes."""
+
+    num_images: int
+    num_shards: int
+    sizes: tuple[int, ...]
+    num_bytes: int
+    free_bytes: int | None
+    """Of the disk; None for an object store."""
+    seconds_per_image: float | None
+    """On one CPU, measured on a few images; None where none could be read."""
+
+
+def plan(
+    manifest: Manifest,
+    *,
+    output: str,
+    channels: tuple[str, ...],
+    sizes: Sequence[int],
+    shard_bytes: int = SHARD_BYTES,
+    white_level: int = 65535,
+) -> Plan:
+    """Size and time of a `prepare`, from a few images that are read; nothing is written."""
+    _names_in(output)
+    num_images = manifest.table.num_rows
+    row_bytes = len(channels) * sum(size**2 for size in sizes)
+    source = ImageSource(manifest.folders, manifest.table, channels, max(sizes), white_level)
+    rows = np.random.default_rng(0).permutation(num_images)[:PLAN_IMAGES]
+    source.read_sizes(rows[:1], sizes)  # what is imported and connected first is no part of the rate
+    start = time.perf_counter()
+    kept, _, _ = source.read_sizes(rows, sizes)
+    seconds = (time.perf_counter() - start) / len(kept) if len(kept) else None
+    num_shards = -(-num_images // _rows_per_shard(num_images, len(channels) * max(sizes) ** 2, shard_bytes))
+    return Plan(num_images, num_shards * len(sizes), tuple(sizes), num_images * row_bytes, free_bytes(output), seconds)
 
 
 def prepare(
     manifest: Manifest,
     *,
-    images: str,
     output: str,
     channels: tuple[str, ...],
-    image_size: int,
+    sizes: Mapping[int, str],
     seed: int = 0,
-    shard_bytes: int = 128 * 2**20,
+    shard_bytes: int = SHARD_BYTES,
+    white_level: int = 65535,
     on_error: str = "fail",
     max_rejected: float = 0.01,
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> ShardIndex:
+) -> list[ShardIndex]:
     """Write the images of a manifest as shards of (C, S, S) uint8 pixels; on_progress(images done, images).
 
-    Returns the index. Raises InputError for images that can not be used, a folder that holds something else, or a
-    disk that is too small.
+    sizes: side S in px -> folder of its shards, `output` or one below it; all are written in one pass over the files.
+    Returns the index of each size. Raises InputError for images that can not be used, a folder that holds something
+    else, or a disk that is too small.
     """
     stored = tuple(stain for stain in STAINS if stain in channels)
     table = _shuffled(manifest.table, seed)
-    total = table.num_rows + len(manifest.rejects)
+    images, total = manifest.folders[0], manifest.num_images
 
     def check(rejects: list[Reject]) -> None:
         check_ceiling(images, rejects, total, on_error=on_error, max_rejected=max_rejected)
@@ -82,38 +124,35 @@ def prepare(
     check(manifest.rejects)
     if not table.num_rows:
         raise _no_image(images, total)
-    rows_per_shard = _rows_per_shard(table.num_rows, len(stored) * image_size**2, shard_bytes)
-    settings = {"images": images, "channels": stored, "image_size": image_size, "seed": seed}
+    rows_per_shard = _rows_per_shard(table.num_rows, len(stored) * max(sizes) ** 2, shard_bytes)
+    settings = {
+        "images": manifest.folders,
+        "channels": stored,
+        "sizes": sorted(sizes),
+        "seed": seed,
+        "white_level": white_level,
+    }
     fingerprint = _fingerprint(table, {**settings, "rows_per_shard": rows_per_shard, "version": FORMAT_VERSION})
-    if exists(join(output, INDEX_FILE)):
-        index = read_index(output)
-        if index.fingerprint != fingerprint:
-            raise InputError(f"{output}: holds shards of other images or settings - choose another folder or delete it")
-        check_files(output, index)
-        if on_error == "fail" and index.num_rejected:
-            raise InputError(
-                f"{output}: {index.num_rejected} images were left out of these shards (see {REJECTED_FILE}), which "
-                "data.on_error=fail does not allow - choose another folder or delete it"
-            )
-        return index
+    if finished := _finished(output, sizes, fingerprint, on_error):
+        return finished
     with _disk_full(output):
-        _start_or_resume(output, {"fingerprint": fingerprint, **settings})
+        _start_or_resume(output, sizes.values(), {"fingerprint": fingerprint, **settings})
 
     numbers = range(-(-table.num_rows // rows_per_shard))
-    parts = _finished_parts(output, numbers)
+    parts = _finished_parts(output, sizes, numbers)
     try:
         check(_rejects(manifest, parts))
     except InputError:  # an earlier run stopped here; look again, the files may have been mended
         parts = {number: part for number, part in parts.items() if not part["rejects"]}
     missing = [number for number in numbers if number not in parts]
-    _check_disk(output, min(len(missing) * rows_per_shard, table.num_rows) * len(stored) * image_size**2)
+    row_bytes = len(stored) * sum(size**2 for size in sizes)
+    _check_disk(output, min(len(missing) * rows_per_shard, table.num_rows) * row_bytes)
     done = sum(part["rows"] + len(part["rejects"]) for part in parts.values())
     on_progress(done, table.num_rows)
 
-    source = ImageSource(images, table, stored, image_size)
-    work = _ShardTask(source, output, rows_per_shard)
-    for result in run_tasks(work, missing, num_workers=num_workers):
-        part = json.loads(result["part"])
+    source = ImageSource(manifest.folders, table, stored, max(sizes), white_level)
+    work = _ShardTask(source, output, dict(sizes), rows_per_shard)
+    for part in run_tasks(work, missing, num_workers=num_workers):
         parts[part["number"]] = part
         check(_rejects(manifest, parts))
         done += part["rows"] + len(part["rejects"])
@@ -122,81 +161,118 @@ def prepare(
         remove(join(output, PARTS, _part_file(number)) for number in parts)  # the same command looks at all files again
         raise _no_image(images, total)
     with _disk_full(output):
-        return _finish(output, manifest, table, parts, stored, image_size, fingerprint)
+        return _finish(output, sizes, manifest, table, parts, stored, white_level, fingerprint)
 
 
 class _ShardTask:
-    """Decode, stack and write one shard; a class so that Ray sends its parts once."""
+    """Decode, stack and write one shard of every size."""
 
-    def __init__(self, source: ImageSource, output: str, rows_per_shard: int) -> None:
-        self.source, self.output, self.rows_per_shard = source, output, rows_per_shard
+    def __init__(self, source: ImageSource, output: str, sizes: dict[int, str], rows_per_shard: int) -> None:
+        self.source, self.output, self.sizes, self.rows_per_shard = source, output, sizes, rows_per_shard
 
     def __call__(self, number: int) -> dict[str, Any]:
         start = number * self.rows_per_shard
         rows = np.arange(start, min(start + self.rows_per_shard, self.source.table.num_rows))
-        images = self.source.read(rows)
-        ids = self.source.table["image_id"].take(pa.array(images.rows_B)).to_pylist()
-        data, offsets = encode_shard(ids, images.pixels_BCSS)
-        file = f"shard-{number:05d}.arrow"
-        sums, squares = _moments(images.pixels_BCSS)
-        part = {
-            "number": number,
-            "file": file,
-            "rows": len(ids),
-            "bytes": data.size,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "offsets": offsets,
-            "sums": sums,
-            "squares": squares,
-            "rejects": images.rejects,
-        }
+        kept, pixels, rejects = self.source.read_sizes(rows, list(self.sizes))
+        picked = self.source.table.take(pa.array(kept))
+        ids, sources = picked["image_id"].to_pylist(), picked["source"].to_numpy()
+        part: dict[str, Any] = {"number": number, "rows": len(ids), "rejects": rejects, "sizes": {}}
         with _disk_full(self.output):
-            write_bytes(join(self.output, file), data)
+            for (size, folder), images in zip(self.sizes.items(), pixels, strict=True):
+                data, offsets = encode_shard(ids, images)
+                file = f"shard-{number:05d}.arrow"
+                write_bytes(join(folder, file), data)
+                part["sizes"][str(size)] = {
+                    "file": file,
+                    "rows": len(ids),
+                    "bytes": data.size,
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "offsets": offsets,
+                    "moments": _moments(images, sources, len(self.source.folders)),
+                }
             write_json(join(self.output, PARTS, _part_file(number)), part)
-        return {"part": json.dumps(part)}
+        return part
+
+
+def _finished(output: str, sizes: Mapping[int, str], fingerprint: str, on_error: str) -> list[ShardIndex]:
+    """The indexes of a `prepare` that is done, none while it is not. Raises InputError if they are of another one."""
+    there = [folder for folder in sizes.values() if exists(join(folder, INDEX_FILE))]
+    indexes = []
+    for folder in there:
+        index = read_index(folder)
+        if index.fingerprint != fingerprint:
+            raise InputError(f"{folder}: holds shards of other images or settings - choose another folder or delete it")
+        check_files(folder, index)
+        if on_error == "fail" and index.num_rejected:
+            raise InputError(
+                f"{folder}: {index.num_rejected} images were left out of these shards (see {REJECTED_FILE}), which "
+                "data.on_error=fail does not allow - choose another folder or delete it"
+            )
+        indexes.append(index)
+    if len(there) < len(sizes):
+        return []
+    _clean(output, sizes.values())  # the run before may have been stopped between the last index and this
+    return indexes
 
 
 def _finish(
     output: str,
+    sizes: Mapping[int, str],
     manifest: Manifest,
     table: pa.Table,
     parts: dict[int, dict[str, Any]],
     channels: tuple[str, ...],
-    image_size: int,
+    white_level: int,
     fingerprint: str,
-) -> ShardIndex:
+) -> list[ShardIndex]:
     ordered = [parts[number] for number in sorted(parts)]
     rejects = _rejects(manifest, parts)
     keep = np.ones(table.num_rows, dtype=bool)
     keep[[reject.row for reject in rejects if reject.row >= 0]] = False
     kept = table.filter(pa.array(keep))
-    num_pixels = kept.num_rows * image_size**2
-    mean = np.sum([part["sums"] for part in ordered], axis=0) / num_pixels
-    variance = np.sum([part["squares"] for part in ordered], axis=0) / num_pixels - mean**2
     labels = kept["labels"].combine_chunks().drop_null()
-    index = ShardIndex(
-        format=FORMAT,
-        version=FORMAT_VERSION,
-        vocabulary=VOCABULARY,
-        stain_order=STAIN_ORDER,
-        channels=channels,
-        image_size=image_size,
-        resize_rule=RESIZE_RULE,
-        fingerprint=fingerprint,
-        num_images=kept.num_rows,
-        num_rejected=len(rejects),
-        mean=tuple((mean / 255).tolist()),
-        std=tuple((np.sqrt(np.maximum(variance, 0)) / 255).tolist()),
-        class_counts=tuple(np.bincount(labels.flatten().to_numpy(), minlength=28).tolist()),
-        chunk_rows=CHUNK_ROWS,
-        shards=tuple(ShardEntry(**{key: part[key] for key in ShardEntry.model_fields}) for part in ordered),
-    )
-    write_bytes(join(output, MANIFEST_FILE), _ipc_file(kept))
-    write_parquet(join(output, REJECTED_FILE), rejected_table(rejects))
-    write_json(join(output, INDEX_FILE), index.model_dump(mode="json"))  # nothing a reader needs may follow this line
-    remove([join(output, PARTS, _part_file(number)) for number in parts] + [join(output, PLAN_FILE)])
+    per_source = np.bincount(kept["source"].to_numpy(), minlength=len(manifest.folders))
+    indexes = []
+    for size, folder in sizes.items():
+        entries = [part["sizes"][str(size)] for part in ordered]
+        moments = np.sum([entry["moments"] for entry in entries], axis=0)  # (sources, 2, C)
+        mean, std = _mean_std(moments.sum(axis=0), kept.num_rows * size**2)
+        index = ShardIndex(
+            format=FORMAT,
+            version=FORMAT_VERSION,
+            vocabulary=VOCABULARY,
+            stain_order=STAIN_ORDER,
+            channels=channels,
+            image_size=size,
+            resize_rule=RESIZE_RULE,
+            white_level=white_level,
+            fingerprint=fingerprint,
+            num_images=kept.num_rows,
+            num_rejected=len(rejects),
+            mean=mean,
+            std=std,
+            sources=tuple(
+                SourceEntry.of(uri, int(count), *_mean_std(moments[number], int(count) * size**2))
+                for number, (uri, count) in enumerate(zip(manifest.folders, per_source, strict=True))
+            ),
+            class_counts=tuple(np.bincount(labels.flatten().to_numpy(), minlength=28).tolist()),
+            chunk_rows=CHUNK_ROWS,
+            shards=tuple(ShardEntry(**{key: entry[key] for key in ShardEntry.model_fields}) for entry in entries),
+        )
+        write_bytes(join(folder, MANIFEST_FILE), _ipc_file(kept))
+        write_parquet(join(folder, REJECTED_FILE), rejected_table(rejects))
+        indexes.append(index)
+    for folder, index in zip(sizes.values(), indexes, strict=True):
+        write_json(join(folder, INDEX_FILE), index.model_dump(mode="json"))  # nothing a reader needs may follow this
+    _clean(output, sizes.values())
+    return indexes
+
+
+def _clean(output: str, folders: Iterable[str]) -> None:
+    """Take away what only a `prepare` under way needs."""
+    _remove_unfinished([output, *folders])
+    remove([join(output, PARTS, name) for name in _names(join(output, PARTS))] + [join(output, PLAN_FILE)])
     remove_empty_folder(join(output, PARTS))
-    return index
 
 
 def _shuffled(table: pa.Table, seed: int) -> pa.Table:
@@ -247,13 +323,9 @@ def _rejects(manifest: Manifest, parts: dict[int, dict[str, Any]]) -> list[Rejec
     return manifest.rejects + [Reject(*reject) for number in sorted(parts) for reject in parts[number]["rejects"]]
 
 
-def _start_or_resume(output: str, plan: dict[str, Any]) -> None:
-    try:
-        names = _names(output)
-    except NotADirectoryError as error:
-        raise InputError(f"prepare.output = {output}: is a file - give a folder") from error
-    remove([join(output, name) for name in names if name.endswith(".tmp")])
-    remove([join(output, PARTS, name) for name in _names(join(output, PARTS)) if name.endswith(".tmp")])
+def _start_or_resume(output: str, folders: Iterable[str], plan: dict[str, Any]) -> None:
+    names = _names_in(output)
+    _remove_unfinished([output, join(output, PARTS), *folders])
     if PLAN_FILE in names:
         try:
             found = json.loads(read_bytes(join(output, PLAN_FILE)))["fingerprint"]
@@ -265,10 +337,27 @@ def _start_or_resume(output: str, plan: dict[str, Any]) -> None:
                 "choose another folder or delete it"
             )
         return
-    foreign = sorted(name for name in names if not name.endswith(".tmp"))
-    if foreign:
-        raise InputError(f"prepare.output = {output}: holds other files ({foreign[0]!r}) - give an empty or new folder")
+    for folder in dict.fromkeys([output, *folders]):
+        foreign = sorted(name for name in _names(folder) if not name.endswith(".tmp"))
+        if foreign:
+            raise InputError(
+                f"prepare.output = {folder}: holds other files ({foreign[0]!r}) - give an empty or new folder"
+            )
     write_json(join(output, PLAN_FILE), plan)
+
+
+def _names_in(output: str) -> dict[str, int]:
+    """What is in the folder to write to, nothing if it is not there yet. Raises InputError if it can be no folder."""
+    try:
+        return _names(output)
+    except NotADirectoryError as error:
+        raise InputError(f"prepare.output = {output}: is a file - give a folder") from error
+
+
+def _remove_unfinished(folders: Iterable[str]) -> None:
+    """Take away what a killed process was about to write."""
+    for folder in dict.fromkeys(folders):
+        remove([join(folder, name) for name in _names(folder) if name.endswith(".tmp")])
 
 
 def _check_disk(output: str, needed: int) -> None:
@@ -284,15 +373,16 @@ def _part_file(number: int) -> str:
     return f"shard-{number:05d}.json"
 
 
-def _finished_parts(output: str, numbers: range) -> dict[int, dict[str, Any]]:
-    """What an earlier run has finished: parts whose shard is there and of the size that it was written with."""
-    noted, sizes = _names(join(output, PARTS)), _names(output)
-    files = [_part_file(number) for number in numbers if _part_file(number) in noted]
+def _finished_parts(output: str, sizes: Mapping[int, str], numbers: range) -> dict[int, dict[str, Any]]:
+    """What an earlier run has finished: parts whose shards are there and of the size that they were written with."""
+    noted = _names(join(output, PARTS))
+    found = {size: _names(folder) for size, folder in sizes.items()}
     parts = {}
-    for file in files:
+    for file in [_part_file(number) for number in numbers if _part_file(number) in noted]:
         try:
             part = json.loads(read_bytes(join(output, PARTS, file)))
-            if sizes.get(part["file"]) == part["bytes"]:
+            entries = {size: part["sizes"][str(size)] for size in sizes}
+            if all(found[size].get(entry["file"]) == entry["bytes"] for size, entry in entries.items()):
                 parts[int(part["number"])] = part
         except (ValueError, TypeError, LookupError):  # not as it was written: done again
             continue
@@ -306,11 +396,17 @@ def _names(folder: str) -> dict[str, int]:
         return {}
 
 
-def _moments(pixels_BCSS: np.ndarray) -> tuple[list[int], list[int]]:
-    """Sum and sum of squares of each stain, as exact integers; image by image, to need no second copy of a shard."""
-    sums = np.zeros(pixels_BCSS.shape[1], np.int64)
-    squares = np.zeros_like(sums)
-    for image in pixels_BCSS:
-        sums += image.sum(axis=(1, 2), dtype=np.int64)
-        squares += np.square(image, dtype=np.uint16).sum(axis=(1, 2), dtype=np.int64)
-    return sums.tolist(), squares.tolist()
+def _moments(pixels_BCSS: np.ndarray, source_B: np.ndarray, num_sources: int) -> list[Any]:
+    """Sum and sum of squares of each stain, (sources, 2, C) exact integers; image by image, to need no second copy."""
+    moments = np.zeros((num_sources, 2, pixels_BCSS.shape[1]), np.int64)
+    for image, source in zip(pixels_BCSS, source_B, strict=True):
+        moments[source, 0] += image.sum(axis=(1, 2), dtype=np.int64)
+        moments[source, 1] += np.square(image, dtype=np.uint16).sum(axis=(1, 2), dtype=np.int64)
+    return list(moments.tolist())
+
+
+def _mean_std(moments_2C: np.ndarray, num_pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each stain on the 0 to 1 scale; zeros where there are no pixels."""
+    mean = moments_2C[0] / max(num_pixels, 1)
+    variance = moments_2C[1] / max(num_pixels, 1) - mean**2
+    return tuple((mean / 255).tolist()), tuple((np.sqrt(np.maximum(variance, 0)) / 255).tolist())

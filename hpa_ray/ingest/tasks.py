@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from hpa_ray import cluster
+from hpa_ray import cluster, storage
 from hpa_ray.errors import InputError
 
 
@@ -18,34 +19,52 @@ def run_tasks(
     """Results of work(number), plain values for JSON, in the order in which they are done. An InputError is passed on.
 
     num_workers: 0 runs on threads of this process (decoding and copying release the interpreter lock); otherwise each
-    number is one Ray Data task, at most num_workers at a time.
+    number is one Ray Data task, at most num_workers at a time. Repeats of storage requests are counted here.
     """
     if num_workers == 0:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            futures = [pool.submit(work, number) for number in numbers]
-            try:
-                for future in as_completed(futures):
+        yield from _on_threads(work, numbers)
+    elif numbers:
+        cluster.start_ray()  # not before there is work: mistakes are found earlier, and there may be nothing left to do
+        yield from _on_ray(work, numbers, num_workers)
+
+
+def _on_threads(work: Callable[[int], dict[str, Any]], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {pool.submit(work, number) for number in numbers[: 2 * (os.cpu_count() or 1)]}
+        waiting = iter(numbers[len(futures) :])
+        try:
+            while futures:
+                done, futures = wait(futures, return_when=FIRST_COMPLETED)
+                futures |= {pool.submit(work, number) for number in islice(waiting, len(done))}
+                for future in done:
                     yield future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-        return
-    if not numbers:
-        return
-    cluster.start_ray()  # not before there is work: mistakes are found earlier, and there may be nothing left to do
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _on_ray(
+    work: Callable[[int], dict[str, Any]], numbers: Sequence[int], num_workers: int | None
+) -> Iterator[dict[str, Any]]:
     import ray.data
 
+    reference = cluster.share((work, numbers))
+
     def one(batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        worker_work, worker_numbers = cluster.shared(reference)
+        answer: dict[str, Any] = {}
         try:
-            return {"result": [json.dumps(work(numbers[int(batch["id"][0])]))]}
+            answer["result"] = worker_work(worker_numbers[int(batch["id"][0])])
         except InputError as error:  # as a value: Ray would wrap it in errors of its own and lose it
-            return {"result": [json.dumps({"mistake": error.problems})]}
+            answer["mistake"] = error.problems
+        return {"answer": [json.dumps(answer | {"retries": storage.take_retries()})]}
 
     with ray.data.DataContext.current(cluster.data_context()):
         tasks = ray.data.range(len(numbers), override_num_blocks=len(numbers))
         compute = ray.data.TaskPoolStrategy(size=num_workers) if num_workers else None
-        results = tasks.map_batches(one, batch_size=1, compute=compute)
-    for row in results.iter_rows():
-        result = json.loads(row["result"])
-        if "mistake" in result:
-            raise InputError(*result["mistake"])
-        yield result
+        answers = tasks.map_batches(one, batch_size=1, compute=compute)
+    for row in answers.iter_rows():
+        answer = json.loads(row["answer"])
+        storage.add_retries(answer["retries"])
+        if "mistake" in answer:
+            raise InputError(*answer["mistake"])
+        yield answer["result"]

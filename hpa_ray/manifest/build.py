@@ -1,6 +1,5 @@
 """Folder listing + label table -> manifest: which images there are, which can be used, what is wrong with the rest."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,23 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hpa_ray.channels import STAINS
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.manifest.tables import ID_CHARACTERS, SHOWN, LabelTable
+from hpa_ray.manifest.folder import Folder
+from hpa_ray.manifest.tables import SHOWN, LabelTable
 from hpa_ray.schema import LABELS, MANIFEST_ROW, Reject
-from hpa_ray.storage import list_files
-
-EXTENSIONS = ("png",)
-FILE_NAME = re.compile(rf"(?P<id>{ID_CHARACTERS})_(?P<stain>{'|'.join(STAINS)})\.(?P<extension>[A-Za-z0-9]+)")
-
-
-class Folder(NamedTuple):
-    """One listing of an images folder."""
-
-    stains: dict[str, dict[str, str]]  # image id -> stain -> extension
-    sizes: dict[str, int]  # file name -> bytes
-    other_files: list[str]  # names that are no `<Id>_<color>.<ext>` of a known format
+from hpa_ray.storage import join
 
 
 class Manifest(NamedTuple):
@@ -32,11 +20,16 @@ class Manifest(NamedTuple):
 
     table: pa.Table
     rejects: list[Reject]
-    num_unlabelled: int
+    folders: tuple[str, ...]  # by number of the source
+    notes: list[str]  # what the user should know of images that are not used
 
     @property
     def image_ids(self) -> pa.Array:
         return self.table["image_id"].combine_chunks()
+
+    @property
+    def num_images(self) -> int:
+        return int(self.table.num_rows) + len(self.rejects)
 
     def targets(self) -> np.ndarray:
         """(N, 28) uint8 multi-hot labels."""
@@ -51,74 +44,63 @@ def multi_hot_column(labels: pa.ListArray) -> np.ndarray:
     return targets
 
 
-def list_folder(uri: str) -> Folder:
-    """Raises InputError if the folder is missing, empty, or holds no image file."""
-    try:
-        sizes = list_files(uri)
-    except FileNotFoundError as error:
-        raise InputError(f"data.images = {uri}: no such folder") from error
-    except NotADirectoryError as error:
-        raise InputError(f"data.images = {uri}: is a file - give the folder that holds the images") from error
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"data.images = {uri}: can not be listed ({' '.join(str(error).split())})") from error
-    stains: dict[str, dict[str, str]] = {}
-    other = []
-    for name in sizes:
-        match = FILE_NAME.fullmatch(name)
-        if match is None or match["extension"].lower() not in EXTENSIONS:
-            other.append(name)
-        else:
-            extensions = stains.setdefault(match["id"], {})  # a.png goes before a.PNG, in whatever order they come
-            extensions[match["stain"]] = max(match["extension"], extensions.get(match["stain"], ""))
-    if not stains:
-        found = f"its {len(sizes)} files look like {sorted(sizes)[0]!r}" if sizes else "it holds no files"
-        raise InputError(
-            f"data.images = {uri}: no files named <Id>_<color>.png, color one of {', '.join(STAINS)}; {found}"
-        )
-    return Folder(stains, sizes, sorted(other))
+def build_manifest(
+    folder: Folder, labels: LabelTable | None, channels: Sequence[str], *, source: int = 0
+) -> tuple[pa.Table, list[Reject], list[str]]:
+    """The images that have all `channels` (and, if a table is given, labels); the others as rejects with a reason.
 
-
-def build_manifest(folder: Folder, labels: LabelTable | None, channels: Sequence[str]) -> Manifest:
-    """The images that have all `channels` (and, if a table is given, labels); the others as rejects with a reason."""
-    ids = pa.array(list(folder.stains), pa.string()) if labels is None else labels.image_ids
+    Returns rows of schema.MANIFEST_ROW sorted by image id, rejects sorted by image id, and the ids without labels. Of
+    a source after the first, rows of the table without any file are no rejects: such tables list what could be had.
+    """
+    ids = folder.image_ids if labels is None else labels.image_ids
     order = pc.sort_indices(ids)
-    kept, kept_extensions, rejects = [], [], []
-    for row, image_id in zip(order.to_pylist(), ids.take(order).to_pylist(), strict=True):
-        files = folder.stains.get(image_id, {})
-        extensions = {files.get(stain) for stain in channels}
-        if len(extensions) == 1 and None not in extensions:
-            kept.append(row)
-            kept_extensions.append(extensions.pop())
-        else:
-            rejects.append(_reject(image_id, files, channels))
-    picked = pa.array(kept, pa.int64())
+    ids = ids.take(order)
+    at = folder.find(ids)
+    chosen = np.where(at >= 0, folder.complete(channels)[at], -1)
+    kept = pa.array(chosen >= 0)
+    formats = pa.DictionaryArray.from_arrays(pa.array(chosen[chosen >= 0], pa.int8()), pa.array(folder.extensions))
     columns = [
-        ids.take(picked),
-        pa.array(kept_extensions, MANIFEST_ROW.field("extension").type),
-        pa.nulls(len(kept), LABELS) if labels is None else labels.labels.take(picked),
+        ids.filter(kept),
+        pa.array(np.full(len(formats), source, np.int8)),
+        formats,
+        pa.nulls(len(formats), LABELS) if labels is None else labels.labels.take(order).filter(kept),
     ]
-    unlabelled = 0 if labels is None else len(folder.stains.keys() - set(ids.to_pylist()))
-    return Manifest(pa.table(columns, schema=MANIFEST_ROW), rejects, unlabelled)
+    bad = np.flatnonzero((chosen < 0) & ((at >= 0) | (source == 0)))
+    names = ids.take(pa.array(bad)).to_pylist()
+    rejects = [_reject(folder, name, image, channels, source) for name, image in zip(names, at[bad], strict=True)]
+    unlabelled: list[str] = []
+    if labels is not None:
+        known = pc.is_in(folder.image_ids, value_set=labels.image_ids)
+        unlabelled = folder.image_ids.filter(pc.invert(known)).to_pylist()
+    return pa.table(columns, schema=MANIFEST_ROW), rejects, unlabelled
 
 
-def _reject(image_id: str, files: dict[str, str], channels: Sequence[str]) -> Reject:
+def _reject(folder: Folder, image_id: str, image: int, channels: Sequence[str], source: int) -> Reject:
+    def of(file: str, reason: str) -> Reject:
+        return Reject(-1, image_id, join(folder.uri, file) if source else file, reason)
+
+    files = folder.stains_of(image) if image >= 0 else {}
     missing = [stain for stain in channels if stain not in files]
-    extensions = sorted({files[stain] for stain in channels if stain in files})
     if len(missing) == len(channels):
-        return Reject(-1, image_id, f"{image_id}_{channels[0]}.png", "no image files")
+        return of(f"{image_id}_{channels[0]}.png", "no image files")
+    present = next(stain for stain in channels if stain in files)
     if missing:
-        name = f"{image_id}_{missing[0]}.{extensions[0]}"
-        return Reject(-1, image_id, name, f"missing: {', '.join(missing)} plane")
-    name = f"{image_id}_{channels[0]}.{files[channels[0]]}"
-    return Reject(-1, image_id, name, f"planes in different formats: {', '.join(extensions)}")
+        return of(f"{image_id}_{missing[0]}.{files[present][0]}", f"missing: {', '.join(missing)} plane")
+    formats = sorted({extension for stain in channels for extension in files[stain]})
+    return of(f"{image_id}_{channels[0]}.{files[channels[0]][0]}", f"planes in different formats: {', '.join(formats)}")
 
 
 def problem_lines(where: str, rejects: Sequence[Reject], *, shown: int = SHOWN) -> list[str]:
     """One line per rejected image, the first few, then how many more."""
-    lines = [f"{where}/{reject.file}: {reject.reason}" for reject in rejects[:shown]]
+    lines = [f"{file_of(where, reject)}: {reject.reason}" for reject in rejects[:shown]]
     if len(rejects) > shown:
         lines.append(f"{where}: and {len(rejects) - shown} more images like these")
     return lines
+
+
+def file_of(where: str, reject: Reject) -> str:
+    """The file in question: rejects of data.images carry its name in the folder, those of other sources all of it."""
+    return reject.file if "/" in reject.file else join(where, reject.file)
 
 
 def check_ceiling(

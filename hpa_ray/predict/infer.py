@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hpa_ray import cluster
+from hpa_ray import cluster, storage
 from hpa_ray.checkpoint.model_file import ShippedModel
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.schema import Reject, Source
 from hpa_ray.stream import Batch, Sweep, local_feed, ray_blocks
+from hpa_ray.stream.data import Matching
+from hpa_ray.stream.device import SourceMatch
 from hpa_ray.stream.feed import from_block
 
 PREFETCH_BATCHES = 4
@@ -33,16 +35,21 @@ def infer(
     *,
     batch_size: int,
     num_workers: int = 0,
+    source_N: np.ndarray | None = None,
+    matching: Matching | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
     on_rejects: Callable[[list[Reject]], None] = lambda rejects: None,
 ) -> Predictions:
     """Probabilities of the given manifest rows.
 
+    source_N, matching: of labelled data of several sources, whose intensities are matched as they were in training.
     on_progress(images done); on_rejects(all images so far that could not be used) may raise to stop at once.
     """
     sweep = Sweep(np.sort(rows), batch_size)
     results = (
-        _in_process(shipped, source, sweep) if num_workers == 0 else _on_actors(shipped, source, sweep, num_workers)
+        _in_process(shipped, source, sweep, source_N, matching)
+        if num_workers == 0
+        else _on_actors(shipped, source, sweep, num_workers)
     )
     seen, logits, rejects = [np.empty(0, np.int64)], [np.empty((0, NUM_CLASSES), np.float32)], []
     done = 0
@@ -62,10 +69,17 @@ def infer(
 class Predictor:
     """The model on its device; in Ray Data, one actor of the pool."""
 
-    def __init__(self, shipped: ShippedModel, num_threads: int) -> None:
+    def __init__(
+        self,
+        shipped: ShippedModel,
+        num_threads: int,
+        source_N: np.ndarray | None = None,
+        matching: Matching | None = None,
+    ) -> None:
         torch.set_num_threads(num_threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = shipped.model.to(self.device).eval()
+        self.match = SourceMatch(np.empty(0, np.int8) if source_N is None else source_N, matching, self.device)
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> np.ndarray:
@@ -73,19 +87,22 @@ class Predictor:
         if not len(batch.rows_B):
             return np.empty((0, NUM_CLASSES), np.float32)
         images = torch.from_numpy(np.array(batch.pixels_BCSS)).to(self.device)
-        return np.asarray(self.model(images).float().cpu().numpy())
+        return np.asarray(self.model(self.match(images, batch.rows_B)).float().cpu().numpy())
 
     def __call__(self, block: pa.Table) -> dict[str, list[Any]]:
-        columns: dict[str, list[Any]] = {"rows": [], "logits": [], "rejects": []}
+        columns: dict[str, list[Any]] = {"rows": [], "logits": [], "rejects": [], "retries": []}
         for batch in from_block(block):
             columns["rows"].append(batch.rows_B.tobytes())
             columns["logits"].append(self.logits(batch).tobytes())
             columns["rejects"].append([list(map(str, reject)) for reject in batch.rejects])
+            columns["retries"].append(storage.take_retries())
         return columns
 
 
-def _in_process(shipped: ShippedModel, source: Source, sweep: Sweep) -> Any:
-    predictor = Predictor(shipped, os.cpu_count() or 1)
+def _in_process(
+    shipped: ShippedModel, source: Source, sweep: Sweep, source_N: np.ndarray | None, matching: Matching | None
+) -> Any:
+    predictor = Predictor(shipped, os.cpu_count() or 1, source_N, matching)
     for batch in local_feed(source, sweep, prefetch=PREFETCH_BATCHES):
         yield batch.rows_B, predictor.logits(batch), batch.rejects
 
@@ -106,4 +123,5 @@ def _on_actors(shipped: ShippedModel, source: Source, sweep: Sweep, num_workers:
     for row in blocks.iter_rows():
         logits = np.frombuffer(row["logits"], np.float32).reshape(-1, NUM_CLASSES)
         rejects = [Reject(int(number), *rest) for number, *rest in row["rejects"]]
+        storage.add_retries(row["retries"])
         yield np.frombuffer(row["rows"], np.int64), logits, rejects

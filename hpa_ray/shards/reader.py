@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from hpa_ray import storage
 from hpa_ray.errors import InputError
 from hpa_ray.schema import MANIFEST_ROW, Images
 from hpa_ray.shards.format import MANIFEST_FILE, ShardIndex, check_files, read_index
 from hpa_ray.storage import is_local, join, open_random_access, read_bytes
-
-REMOTE_REQUESTS = 16
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,20 @@ class ShardSource:
             for k in range(len(rows)):
                 copy(k)
         else:
-            with ThreadPoolExecutor(REMOTE_REQUESTS) as pool:
+            with ThreadPoolExecutor(storage.settings().concurrency) as pool:
                 list(pool.map(copy, range(len(rows))))
         return Images(np.asarray(rows, np.int64), pixels, [])
 
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        """First row of each shard; of neighbours with the same one, all but the last are empty."""
+        rows = np.array([entry.rows for entry in self.index.shards], np.int64)
+        return np.asarray(np.cumsum(rows) - rows)
+
     def _locate(self, rows: np.ndarray, row_bytes: int) -> tuple[np.ndarray, np.ndarray]:
         """Shard number and byte offset of each row."""
-        ends = np.cumsum([entry.rows for entry in self.index.shards])
-        shards = np.searchsorted(ends, rows, side="right")
-        within = rows - np.concatenate([[0], ends])[shards]
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        within = rows - self._starts[shards]
         batch, place = np.divmod(within, self.index.chunk_rows)
         starts = [self.index.shards[shard].offsets[number] for shard, number in zip(shards, batch, strict=True)]
         return shards, np.asarray(starts, np.int64) + place * row_bytes
@@ -77,6 +81,9 @@ def open_shards(folder: str, channels: tuple[str, ...]) -> tuple[ShardSource, pa
         table = pa.ipc.open_file(read_bytes(join(folder, MANIFEST_FILE))).read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{join(folder, MANIFEST_FILE)}: cannot be read ({error}) - prepare again") from error
+    if index.version == 1 and "source" not in table.column_names:  # all its images are of one source
+        zeros = pa.array(np.zeros(table.num_rows, np.int8))
+        table = table.add_column(MANIFEST_ROW.get_field_index("source"), MANIFEST_ROW.field("source"), zeros)
     if not table.schema.equals(MANIFEST_ROW) or table.num_rows != index.num_images:
         raise InputError(f"{join(folder, MANIFEST_FILE)}: does not fit the index beside it - prepare again")
     return ShardSource(folder, index, channels), table

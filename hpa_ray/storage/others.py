@@ -23,6 +23,8 @@ class OtherFiles:
         filesystem, path = _filesystem(uri)
 
         def read() -> bytes:
+            if isinstance(filesystem, fs.PyFileSystem):  # one call, and no handle that threads might share
+                return bytes(filesystem.handler.fs.cat_file(path))
             with filesystem.open_input_file(path) as file:
                 return bytes(file.read())
 

@@ -1,31 +1,47 @@
 """The data of a run: where the pixels come from, the labels, and which rows belong to which part."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
 from hpa_ray.ingest import ImageSource
 from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.manifest import (
-    build_manifest,
+    assign_parts,
     check_ceiling,
     classes_missing,
-    list_folder,
+    multi_hot_column,
+    open_images,
     parse_parts,
-    read_label_table,
+    read_group_table,
     read_split_table,
     split_rows,
 )
-from hpa_ray.manifest.build import multi_hot_column
 from hpa_ray.schema import Reject, Source
-from hpa_ray.shards import open_shards
+from hpa_ray.shards import ShardIndex, open_shards
 
 PARTS = ("train", "val", "test")
 STATISTICS_IMAGES = 128
-"""Training images whose pixels give mean and std when training straight from files; shards know theirs."""
+"""Training images of each source whose pixels give its mean and std when training straight from files."""
+
+# N images, C channels, M sources
+
+
+class Matching(NamedTuple):
+    """Per source and channel: what brings its intensities (0 to 255) to the mean and std of the first source."""
+
+    gain_MC: np.ndarray  # float32
+    offset_MC: np.ndarray  # float32
+
+
+class Moments(NamedTuple):
+    mean: tuple[float, ...]  # per channel, 0 to 1 scale
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -35,9 +51,11 @@ class Data:
     source: Source
     image_ids: pa.Array
     targets_NK: np.ndarray  # uint8
+    source_N: np.ndarray  # int8, number of the source of each image
     parts: dict[str, np.ndarray]  # name -> manifest rows, ascending
-    mean: tuple[float, ...]  # per channel of the source, 0 to 1 scale
+    mean: tuple[float, ...]  # per channel, 0 to 1 scale; of the first source
     std: tuple[float, ...]
+    matching: Matching | None  # None where all images are of the first source
     rejects: list[Reject]
     notes: list[str]
 
@@ -48,81 +66,34 @@ class Data:
 def open_data(config: Config) -> Data:
     """Open the shards or image files that the configuration names and split them. Raises InputError."""
     cfg = config.data
-    if cfg.shards and cfg.images:
-        raise InputError("data.shards and data.images are both set - shards already hold the images, give one of them")
+    if cfg.shards and (cfg.images or cfg.extra):
+        other = "data.images" if cfg.images else "data.extra"
+        raise InputError(f"data.shards and {other} are both set - shards already hold the images, give one of them")
+    moments: list[Moments] = []
+    rejects: list[Reject] = []
+    notes: list[str] = []
     if cfg.shards:
         shard_source, table = open_shards(cfg.shards, cfg.channels)
-        where = [shard_source.index.channels.index(stain) for stain in cfg.channels]
-        mean = tuple(shard_source.index.mean[k] for k in where)
-        std = tuple(shard_source.index.std[k] for k in where)
+        moments = _stored_moments(shard_source.index, cfg.channels)
         source: Source = shard_source
-        rejects: list[Reject] = []
-        notes = []
         if table["labels"].null_count:
             raise InputError(f"data.shards = {cfg.shards}: holds images without labels - prepare with data.labels")
     elif cfg.images and cfg.labels:
-        labels = read_label_table(cfg.labels)
-        if labels.problems:
-            raise InputError(*labels.problems)
-        manifest = build_manifest(list_folder(cfg.images), labels, cfg.channels)
-        num_images = manifest.table.num_rows + len(manifest.rejects)
-        check_ceiling(cfg.images, manifest.rejects, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
-        table, rejects = manifest.table, manifest.rejects
-        notes = [f"{manifest.num_unlabelled} images without a row in {cfg.labels} are not used"]
-        notes = notes if manifest.num_unlabelled else []
-        source = ImageSource(cfg.images, table, cfg.channels, cfg.image_size)
-        mean, std = (), ()
+        manifest = open_images(cfg)
+        table, rejects, notes = manifest.table, manifest.rejects, list(manifest.notes)
+        check_ceiling(cfg.images, rejects, manifest.num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
+        source = ImageSource(manifest.folders, table, cfg.channels, cfg.image_size, cfg.white_level)
     else:
         raise InputError("no data: give data.shards=FOLDER, or data.images=FOLDER with data.labels=CSV")
     if not table.num_rows:
         raise InputError(f"{cfg.shards or cfg.images}: none of its images can be used - `hpa-ray check` tells why")
     ids, targets = table["image_id"].combine_chunks(), multi_hot_column(table["labels"].combine_chunks())
-    parts = _parts(config, ids, targets, notes)
-    if not mean:
-        mean, std = _statistics(config, source, parts["train"])
-    return Data(source, ids, targets, parts, mean, std, rejects, notes)
-
-
-def _parts(config: Config, ids: pa.Array, targets: np.ndarray, notes: list[str]) -> dict[str, np.ndarray]:
-    names = ids.to_pylist()
-    if config.data.split:
-        table = read_split_table(config.data.split)
-        assigned = np.array([table.get(name, "") for name in names])
-        unknown = sorted(set(assigned.tolist()) - {*PARTS, ""})
-        if unknown:
-            raise InputError(f"{config.data.split}: part {unknown[0]!r} - expected {', '.join(PARTS)}")
-        absent = int((assigned == "").sum())
-        if absent:
-            notes.append(f"{absent} images have no row in {config.data.split} and are not used")
-        parts = {part: np.flatnonzero(assigned == part) for part in PARTS}
-        if not len(parts["train"]) or not len(parts["val"]):
-            raise InputError(f"{config.data.split}: no image of the data is in its part 'train' or 'val'")
-    else:
-        shares = parse_parts(config.split.parts)
-        if not 2 <= len(shares) <= 3:
-            raise InputError(f"split.parts = {config.split.parts!r} - training needs train/val or train/val/test")
-        numbers = split_rows(targets, shares, seed=config.split.seed, keys=names)
-        parts = {part: np.flatnonzero(numbers == number) for number, part in enumerate(PARTS)}
-        for number, classes in classes_missing(targets, numbers, len(shares)).items():
-            if classes:
-                listed = ", ".join(f"{k} {CLASS_NAMES[k]}" for k in classes)
-                notes.append(f"no image of {len(classes)} classes in the part {PARTS[number]}: {listed}")
-    if config.data.sample_fraction < 1:
-        parts["train"] = _fraction(config, targets, parts["train"], names)
-    return parts
-
-
-def _fraction(config: Config, targets: np.ndarray, rows: np.ndarray, names: list[str]) -> np.ndarray:
-    """A part of the training rows with the same class shares."""
-    share = config.data.sample_fraction
-    keys = [names[row] for row in rows]
-    count = round(share * len(rows))
-    if count == 0:
-        raise InputError(f"data.sample_fraction = {share}: of {len(rows)} training images none is left - use more")
-    if count == len(rows):
-        return rows
-    kept = split_rows(targets[rows], [count, len(rows) - count], seed=config.split.seed, keys=keys) == 0
-    return np.asarray(rows[kept])
+    source_N = table["source"].to_numpy()
+    parts = _parts(config, ids, targets, source_N, notes)
+    if not moments:
+        moments = _measured_moments(config, source, parts["train"], source_N)
+    first, matching = _matching(moments, bool(source_N.any()))
+    return Data(source, ids, targets, source_N, parts, *first, matching, rejects, notes)
 
 
 def check_rejects(config: Config, data: Data, rejects: list[Reject]) -> None:
@@ -135,14 +106,114 @@ def check_rejects(config: Config, data: Data, rejects: list[Reject]) -> None:
     )
 
 
-def _statistics(config: Config, source: Source, rows: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of each channel over some training images, 0 to 1 scale."""
-    picked = np.random.default_rng([config.run.seed, 2]).permutation(rows)[:STATISTICS_IMAGES]
-    _, pixels, rejects = source.read(np.sort(picked))
-    if config.data.on_error == "fail":
-        check_ceiling(config.data.images or "", rejects, len(rows), on_error="fail", max_rejected=0)
-    if not len(pixels):
+def _parts(
+    config: Config, ids: pa.Array, targets: np.ndarray, source_N: np.ndarray, notes: list[str]
+) -> dict[str, np.ndarray]:
+    if config.data.split:
+        parts = _listed_parts(config, ids, notes)
+    else:
+        shares = parse_parts(config.split.parts)
+        if not 2 <= len(shares) <= 3:
+            raise InputError(f"split.parts = {config.split.parts!r} - training needs train/val or train/val/test")
+        groups = read_group_table(config.data.groups) if config.data.groups else None
+        numbers = assign_parts(
+            ids,
+            targets,
+            shares,
+            seed=config.split.seed,
+            source_N=source_N,
+            groups=groups,
+            extra=config.split.extra,
+        )
+        parts = {part: np.flatnonzero(numbers == number) for number, part in enumerate(PARTS)}
+        if left_out := int((numbers < 0).sum()):
+            notes.append(f"{left_out:,} images of data.extra show what is in another part than train and are not used")
+        for number, classes in classes_missing(targets, numbers, len(shares)).items():
+            listed = ", ".join(f"{k} {CLASS_NAMES[k]}" for k in classes)
+            notes.append(f"no image of {len(classes)} classes in the part {PARTS[number]}: {listed}")
+    if config.data.sample_fraction < 1:
+        parts["train"] = _fraction(config, targets, parts["train"], ids)
+    return parts
+
+
+def _listed_parts(config: Config, ids: pa.Array, notes: list[str]) -> dict[str, np.ndarray]:
+    """The parts as the csv data.split has them; with data.fold, the folds but one against that one."""
+    uri, fold = config.data.split, config.data.fold
+    assert uri is not None
+    assigned = read_split_table(uri, prefer="split" if fold is None else "fold").parts_of(ids)
+    if absent := assigned.null_count:
+        notes.append(f"{absent:,} images have no row in {uri} and are not used")
+    words = pc.unique(assigned.drop_null()).to_pylist()
+    if fold is not None:
+        if str(fold) not in words:
+            raise InputError(f"data.fold = {fold}: {uri} has no such fold - it has {', '.join(sorted(words)[:20])}")
+        is_val = pc.equal(assigned, str(fold))
+        assigned = pc.if_else(is_val, "val", "train")
+    else:
+        unknown = sorted(set(words) - set(PARTS))
+        if unknown:
+            advice = "say which fold validates by data.fold" if unknown[0].isdigit() else f"expected {', '.join(PARTS)}"
+            raise InputError(f"{uri}: part {unknown[0]!r} - {advice}")
+    parts = {
+        part: np.flatnonzero(pc.equal(assigned, part).fill_null(False).to_numpy(zero_copy_only=False)) for part in PARTS
+    }
+    if fold is not None and not len(parts["train"]):
+        raise InputError(f"{uri}: every image of the data is in fold {fold} - none is left to train on")
+    if not len(parts["train"]) or not len(parts["val"]):
+        raise InputError(f"{uri}: no image of the data is in its part 'train' or 'val'")
+    return parts
+
+
+def _fraction(config: Config, targets: np.ndarray, rows: np.ndarray, ids: pa.Array) -> np.ndarray:
+    """A part of the training rows with the same class shares."""
+    share = config.data.sample_fraction
+    count = round(share * len(rows))
+    if count == 0:
+        raise InputError(f"data.sample_fraction = {share}: of {len(rows)} training images none is left - use more")
+    if count == len(rows):
+        return rows
+    keys = ids.take(pa.array(rows))
+    kept = split_rows(targets[rows], [count, len(rows) - count], seed=config.split.seed, keys=keys) == 0
+    return np.asarray(rows[kept])
+
+
+def _stored_moments(index: ShardIndex, channels: tuple[str, ...]) -> list[Moments]:
+    """Mean and std of every source of the shards; a first source without images has those of all."""
+    where = [index.channels.index(stain) for stain in channels]
+
+    def of(mean: tuple[float, ...], std: tuple[float, ...]) -> Moments:
+        return Moments(tuple(mean[k] for k in where), tuple(std[k] for k in where))
+
+    whole = of(index.mean, index.std)
+    return [of(entry.mean, entry.std) if entry.num_images else whole for entry in index.sources] or [whole]
+
+
+def _measured_moments(config: Config, source: Source, rows: np.ndarray, source_N: np.ndarray) -> list[Moments]:
+    """The same from some training images of every source."""
+    order = np.random.default_rng([config.run.seed, 2]).permutation(rows)
+    found: dict[int, Moments] = {}
+    for number in range(int(source_N.max()) + 1):
+        picked = order[source_N[order] == number][:STATISTICS_IMAGES]
+        if not len(picked):
+            continue
+        _, pixels, rejects = source.read(np.sort(picked))
+        if config.data.on_error == "fail":
+            check_ceiling(config.data.images or "", rejects, len(rows), on_error="fail", max_rejected=0)
+        if len(pixels):
+            mean = pixels.mean(axis=(0, 2, 3), dtype=np.float64) / 255
+            squares = np.square(pixels, dtype=np.uint16).mean(axis=(0, 2, 3), dtype=np.float64) / 255**2
+            found[number] = Moments(tuple(mean.tolist()), tuple(np.sqrt(squares - mean**2).tolist()))
+    if not found:
         raise InputError("none of the first training images can be read")
-    mean = pixels.mean(axis=(0, 2, 3), dtype=np.float64) / 255
-    std = np.sqrt(np.square(pixels, dtype=np.uint16).mean(axis=(0, 2, 3), dtype=np.float64) / 255**2 - mean**2)
-    return tuple(mean.tolist()), tuple(std.tolist())
+    whole = found[min(found)]
+    return [found.get(number, whole) for number in range(int(source_N.max()) + 1)]
+
+
+def _matching(moments: list[Moments], several: bool) -> tuple[Moments, Matching | None]:
+    """Moments of the first source, and what brings the others to them."""
+    first = moments[0]
+    if not several:
+        return first, None
+    mean, std = np.array([m.mean for m in moments]), np.maximum(np.array([m.std for m in moments]), 1e-3)
+    gain = std[0] / std
+    return first, Matching(gain.astype(np.float32), (255 * (mean[0] - gain * mean)).astype(np.float32))

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from hpa_ray import cluster
+from hpa_ray import cluster, storage
 from hpa_ray.schema import Reject, Source
 from hpa_ray.stream.schedule import Batch, Item, Items
 
@@ -48,14 +49,13 @@ def local_feed(source: Source, items: Items, *, prefetch: int) -> Iterator[Batch
 
 def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
     """A Ray Dataset of Arrow blocks, each with the batches of `per_task` items (see from_block), in order."""
-    import ray
     import ray.data
 
     num_tasks = -(-len(items) // per_task)
-    shared = ray.put((source, items))
+    reference = cluster.share((source, items))
 
     def read(numbers: dict[str, np.ndarray]) -> pa.Table:
-        worker_source, worker_items = _get_shared(shared)
+        worker_source, worker_items = cluster.shared(reference)
         first = int(numbers["id"][0]) * per_task
         last = min(first + per_task, len(worker_items))
         return to_block([read_item(worker_source, worker_items[k]) for k in range(first, last)])
@@ -81,19 +81,6 @@ def ray_feed(source: Source, items: Items, *, prefetch: int, batch_bytes: int) -
 
 _building = threading.Lock()
 """Ray Data's current settings belong to the process, not to the thread that sets them for a while."""
-_cache: dict[str, tuple[Source, Items]] = {}
-
-
-def _get_shared(reference: Any) -> tuple[Source, Items]:
-    """The object behind a reference, fetched once per Ray worker process; of the last reference only."""
-    import ray
-
-    key = reference.hex()
-    if key not in _cache:
-        value = ray.get(reference)
-        _cache.clear()
-        _cache[key] = value
-    return _cache[key]
 
 
 def to_block(batches: Sequence[Batch]) -> pa.Table:
@@ -109,12 +96,14 @@ def to_block(batches: Sequence[Batch]) -> pa.Table:
             "shape": pa.array([batch.pixels_BCSS.shape for batch in batches], pa.list_(pa.int64())),
             "pixels": pa.array([batch.pixels_BCSS.reshape(-1).data for batch in batches], pa.large_binary()),
             "rejects": [json.dumps(batch.rejects) for batch in batches],
+            "retries": [storage.take_retries(), *[0] * (len(batches) - 1)],
         }
     )
 
 
 def from_block(block: pa.Table) -> Iterator[Batch]:
-    """The batches of a table; pixels are read-only views of it."""
+    """The batches of a table; pixels are read-only views of it. The repeated requests it cost are counted here."""
+    storage.add_retries(pc.sum(block["retries"]).as_py() or 0)
     for record in block.to_batches():
         small = record.drop_columns(["pixels"]).to_pylist()
         pixels = record.column("pixels")

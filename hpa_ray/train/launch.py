@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from hpa_ray import cluster
+from hpa_ray import cluster, storage
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
@@ -85,6 +85,7 @@ def _worker(settings: dict[str, Any]) -> None:
     from hpa_ray.train.ray_host import RayHost
 
     config, mailbox = settings["config"], settings["mailbox"]
+    storage.configure(config.storage.settings())
     if ray.get(mailbox.mistake.remote()):
         return
     host = RayHost(config.train.prefetch_batches, mailbox)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpa_ray import storage
 from hpa_ray.augment import SquareSymmetry
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config, OptimConfig
@@ -51,7 +52,7 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
     loss_of = LOSSES[config.loss.name]
 
     schedule = Schedule(data.parts["train"], data.parts["val"], order, steps, host.rank, first_epoch, cfg.epochs)
-    stream = to_device(host.feed(data.source, schedule), data.targets_NK, host.device)
+    stream = to_device(host.feed(data.source, schedule), data, host.device)
     clock = Clock()
     rejects: list[Reject] = []
 
@@ -87,9 +88,9 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         ours = [_predict(model, next(stream)) for _ in range(len(schedule.validation))]
         rejects += [reject for _, _, some in ours for reject in some]
         check_rejects(config, data, rejects)
-        share = (totals.cpu().tolist(), [(rows, logits) for rows, logits, _ in ours], rejects)
-        shares = host.gather(share)
-        loss_sum, num_images = np.sum([total for total, _, _ in shares], axis=0)
+        totals_and_retries = [*totals.cpu().tolist(), storage.take_retries()]
+        shares = host.gather((totals_and_retries, [(rows, logits) for rows, logits, _ in ours], rejects))
+        loss_sum, num_images, num_retries = np.sum([sums for sums, _, _ in shares], axis=0)
         mean_loss = _finite(float(loss_sum / num_images), epoch, steps.per_epoch - 1)
         metrics: dict[str, Any] = {}
         if host.rank == 0:
@@ -97,7 +98,11 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
             left_out = [reject for _, _, some in shares for reject in some]
             lr = optimizer.param_groups[0]["lr"]
             metrics = recorder.end_epoch(
-                epoch + 1, model, val, left_out, {"train_loss": mean_loss, "lr": lr, **clock.numbers()}
+                epoch + 1,
+                model,
+                val,
+                left_out,
+                {"train_loss": mean_loss, "lr": lr, "storage_retries": int(num_retries), **clock.numbers()},
             )
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "recorder": recorder.state()}
             folder.save_checkpoint(epoch + 1, {"epoch": epoch + 1, **state})

@@ -88,7 +88,9 @@ class Recorder:
     def write_summary(self, status: str, targets: np.ndarray) -> None:
         best, last = self.best, self.lines[-1]
         speed = {key: last[key] for key in ("images_per_s", "data_wait_pct", "first_batch_s", "train_loss")}
-        scores = {key: value for key, value in best.items() if key not in (*speed, "epoch", "lr", "wall_s")}
+        retries = sum(line["storage_retries"] for line in self.lines)
+        not_scores = (*speed, "epoch", "lr", "wall_s", "storage_retries")
+        scores = {key: value for key, value in best.items() if key not in not_scores}
         summary = {
             "status": status,
             "part": "val",
@@ -99,6 +101,7 @@ class Recorder:
             "num_images": len(targets),
             "num_train_images": len(self.data.parts["train"]),
             **speed,
+            "storage_retries": retries,
             "wall_s": last["wall_s"],
         }
         self.folder.write_json("summary.json", summary)

@@ -13,8 +13,8 @@ PACKAGE = Path(hpa_ray.__file__).parent
 # A stage imports only from lines above its own; neighbours do not know each other.
 LAYERS = (
     ("errors",),
-    ("channels", "labels", "storage", "progress", "cluster"),
-    ("config", "schema", "page"),
+    ("channels", "labels", "storage", "progress", "known"),
+    ("config", "schema", "page", "cluster"),
     ("manifest", "shards", "augment", "model", "loss", "metrics", "synth", "figures"),
     ("ingest", "checkpoint"),
     ("stream", "check", "explore", "duplicates", "fetch"),

@@ -4,13 +4,10 @@ import hashlib
 import io
 import os
 import shutil
-import struct
 import threading
 import time
-import tracemalloc
 import uuid
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,238 +21,25 @@ from PIL import Image
 
 from hpa_ray import storage
 from hpa_ray.channels import STAINS
+from hpa_ray.config import DataConfig
 from hpa_ray.errors import InputError
-from hpa_ray.ingest import ImageSource, prepare
-from hpa_ray.ingest.decode import ADAM7, MAX_SIDE_PX, PNG_SIGNATURE, DecodeError, decode_plane
-from hpa_ray.ingest.prepare import _ShardTask
+from hpa_ray.ingest import ImageSource, prepare, reader
+from hpa_ray.ingest.decode import DecodeError, decode_plane
+from hpa_ray.ingest.prepare import _ShardTask, plan
 from hpa_ray.ingest.stack import resize_plane, stack_planes
 from hpa_ray.ingest.tasks import run_tasks
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.manifest import Manifest, build_manifest, list_folder, read_label_table
+from hpa_ray.manifest import Manifest, open_images
 from hpa_ray.schema import LABELS, MANIFEST_ROW, Reject
 from hpa_ray.shards import ShardIndex, open_shards
 
 # H, W sides of a plane in px
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png_bytes(
-    scanlines: bytes,
-    width: int,
-    height: int,
-    *,
-    depth: int = 8,
-    colour: int = 0,
-    interlace: int = 0,
-    before: bytes = b"",
-    after: bytes = b"",
-    idat_bytes: int = 2**30,
-) -> bytes:
-    """A PNG of filtered scanlines; `before` and `after` are chunks around the pixels, cut into chunks of idat_bytes."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
-    stream = zlib.compress(scanlines)
-    pixels = b"".join(chunk(b"IDAT", stream[k : k + idat_bytes]) for k in range(0, len(stream), idat_bytes))
-    return PNG_SIGNATURE + header + before + pixels + after + chunk(b"IEND", b"")
-
-
-def filtered(plane: np.ndarray, filters: Sequence[int]) -> bytes:
-    """Scanlines of a plane under the given filter type (PNG 9.2: none, sub, up, average, Paeth) of each row."""
-    above = np.zeros(plane.shape[1], int)
-    lines = []
-    for kind, row in zip(filters, plane.astype(int), strict=True):
-        left, corner = np.append(0, row[:-1]), np.append(0, above[:-1])
-        away = np.abs([above - corner, left - corner, left + above - 2 * corner])  # of left, above, corner
-        paeth = np.select([away[0] <= away[1:].min(axis=0), away[1] <= away[2]], [left, above], corner)
-        guess = [0, left, above, (left + above) // 2, paeth][kind]
-        lines.append(bytes([kind]) + ((row - guess) % 256).astype(np.uint8).tobytes())
-        above = row
-    return b"".join(lines)
-
-
-@st.composite
-def planes(draw: st.DrawFn, max_side: int = 24) -> np.ndarray:
-    """Noise, few values, ramps or zeros, in odd sizes."""
-    height, width = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
-    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    noise = rng.integers(0, 256, (height, width)).astype(np.uint8)
-    kind = draw(st.sampled_from(["noise", "few", "ramp", "zeros", "dark end"]))
-    ramp = (np.arange(height)[:, None] * 3 + np.arange(width) * 2) % 256
-    dark = np.where(np.arange(height)[:, None] < height // 2, noise, 0)
-    return {"noise": noise, "few": noise & 128, "ramp": ramp, "zeros": noise * 0, "dark end": dark}[kind].astype(
-        np.uint8
-    )
-
-
-# decode
-
-
-@settings(deadline=None, max_examples=150)
-@given(plane=planes(), data=st.data(), idat_bytes=st.integers(1, 200))
-def test_every_filter_is_undone(plane: np.ndarray, data: st.DataObject, idat_bytes: int) -> None:
-    height, width = plane.shape
-    filters = data.draw(st.lists(st.integers(0, 4), min_size=height, max_size=height))
-    content = png_bytes(filtered(plane, filters), width, height, idat_bytes=idat_bytes)
-    decoded = decode_plane(content)
-    assert decoded.dtype == np.uint8
-    assert np.array_equal(decoded, plane)
-    with Image.open(io.BytesIO(content)) as image:
-        assert np.array_equal(decoded, np.asarray(image))
-
-
-@settings(deadline=None, max_examples=60)
-@given(plane=planes())
-def test_interlaced_images_are_read_whole(plane: np.ndarray) -> None:
-    height, width = plane.shape
-    passes = [plane[y::dy, x::dx] for x, y, dx, dy in ADAM7]
-    scanlines = b"".join(filtered(part, [2] * part.shape[0]) for part in passes if part.size)
-    assert np.array_equal(decode_plane(png_bytes(scanlines, width, height, interlace=1)), plane)
-    with pytest.raises(DecodeError):
-        decode_plane(png_bytes(scanlines[:-1], width, height, interlace=1))
-
-
-@settings(deadline=None, max_examples=100)
-@given(plane=planes(), share=st.floats(0, 1, exclude_max=True))
-def test_missing_rows_are_not_taken_for_black(plane: np.ndarray, share: float) -> None:
-    """Every checksum of such a file is right; Pillow alone gives an image with a black end."""
-    height, width = plane.shape
-    scanlines = filtered(plane, [0] * height)
-    with pytest.raises(DecodeError, match="truncated"):
-        decode_plane(png_bytes(scanlines[: int(share * len(scanlines))], width, height))
-
-
-def test_a_file_that_pillow_wrote(gray_png: Callable[..., bytes]) -> None:
-    for side in (1, 7, 64, 511):
-        content = gray_png(side)
-        with Image.open(io.BytesIO(content)) as image:
-            assert np.array_equal(decode_plane(content), np.asarray(image))
-
-
-def small_png() -> tuple[np.ndarray, bytes]:
-    plane = np.random.default_rng(5).integers(0, 256, (5, 6)).astype(np.uint8)
-    text = chunk(b"tEXt", b"Comment\0made by hand")
-    return plane, png_bytes(filtered(plane, [0, 1, 2, 3, 4]), 6, 5, before=text, after=text, idat_bytes=20)
-
-
-def test_a_changed_byte_is_refused_or_makes_no_difference() -> None:
-    plane, content = small_png()
-    accepted = 0
-    for position in range(len(content)):
-        for change in (1, 16, 32, 128, 255):  # 32 turns the case of a letter: a required chunk into a private one
-            damaged = bytearray(content)
-            damaged[position] ^= change
-            try:
-                decoded = decode_plane(bytes(damaged))
-            except DecodeError:
-                continue
-            accepted += 1
-            assert np.array_equal(decoded, plane), (position, change)
-    assert accepted == 0  # not even a comment may change
-
-
-def test_a_cut_file_is_refused() -> None:
-    plane, content = small_png()
-    for length in range(len(content)):
-        with pytest.raises(DecodeError):
-            decode_plane(content[:length])
-    assert np.array_equal(decode_plane(content + b"more"), plane)
-
-
-@settings(deadline=None, max_examples=150)
-@given(
-    kind=st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"cHRM", b"pHYs", b"tRNS", b"acTL", b"fcTL"])
-    | st.from_regex(rb"\A[a-z][A-Za-z]{3}\Z"),
-    content=st.binary(max_size=40),
-)
-def test_other_chunks_change_nothing(kind: bytes, content: bytes) -> None:
-    plane = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    extra = chunk(kind, content)
-    decoded = decode_plane(png_bytes(filtered(plane, [1, 1, 1]), 4, 3, before=extra, after=extra))
-    assert np.array_equal(decoded, plane)
-
-
-@settings(deadline=None, max_examples=150)
-@given(
-    header=st.binary(min_size=0, max_size=20)
-    | st.tuples(*[st.integers(0, 9)] * 7).map(lambda v: struct.pack(">IIBBBBB", *v)),
-    stream=st.binary(max_size=40),
-    deflate=st.booleans(),
-)
-def test_made_up_content_with_right_checksums_is_refused_or_decoded(
-    header: bytes, stream: bytes, deflate: bool
-) -> None:
-    data = zlib.compress(stream) if deflate else stream
-    content = PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    reason = ""
-    try:
-        decoded = decode_plane(content)
-        assert (decoded.shape[1], decoded.shape[0]) == struct.unpack_from(">II", header)
-    except DecodeError as error:
-        reason = str(error)
-    assert " at 0x" not in reason  # reasons are stored: no addresses in memory
-
-
-@pytest.mark.parametrize(
-    ("depth", "colour", "reason"),
-    [
-        (1, 0, "1-bit"),
-        (2, 0, "2-bit"),
-        (4, 0, "4-bit"),
-        (16, 0, "16-bit"),
-        (8, 2, "RGB"),
-        (8, 3, "palette"),
-        (8, 4, "alpha"),
-        (8, 6, "RGBA"),
-    ],
-)
-def test_other_kinds_of_pixels_are_refused(depth: int, colour: int, reason: str) -> None:
-    with pytest.raises(DecodeError, match=reason):
-        decode_plane(png_bytes(bytes(9 * 64), 8, 8, depth=depth, colour=colour))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "I;16"])
-def test_other_modes_of_pillow_are_refused(gray_png: Callable[..., bytes], mode: str) -> None:
-    with pytest.raises(DecodeError, match="expected 8-bit gray"):
-        decode_plane(gray_png(16, mode))
-
-
-@pytest.mark.parametrize("content", [b"", b"\x89PNG", b"GIF89a", b"II*\0", b"\xff\xd8\xff\xe0", b"Id,Target\n"])
-def test_other_files_are_refused(content: bytes) -> None:
-    with pytest.raises(DecodeError, match=r"empty|not a PNG"):
-        decode_plane(content)
-
-
-@pytest.mark.parametrize(
-    "sides", [(MAX_SIDE_PX + 1, 1), (1, MAX_SIDE_PX + 1), (60_000, 60_000), (2**32 - 1, 2**32 - 1)]
-)
-def test_a_size_bomb_is_refused_before_anything_is_allocated(sides: tuple[int, int]) -> None:
-    content = png_bytes(bytes(10**6), *sides)
-    tracemalloc.start()
-    try:
-        with pytest.raises(DecodeError, match=f"more than {MAX_SIDE_PX}"):
-            decode_plane(content)
-        assert tracemalloc.get_traced_memory()[1] < 100_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_the_largest_image_passes_without_a_warning() -> None:
-    plane = decode_plane(png_bytes((bytes(MAX_SIDE_PX) + b"\7") * MAX_SIDE_PX, MAX_SIDE_PX, MAX_SIDE_PX))
-    assert plane.shape == (MAX_SIDE_PX, MAX_SIDE_PX)
-    assert plane[:, -1].all()
-
-
-def test_no_text_can_fill_the_memory() -> None:
-    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(200 * 2**20)))
-    plane = np.eye(4, dtype=np.uint8)
-    tracemalloc.start()
-    try:
-        assert np.array_equal(decode_plane(png_bytes(filtered(plane, [0] * 4), 4, 4, before=bomb)), plane)
-        assert tracemalloc.get_traced_memory()[1] < 2**20
-    finally:
-        tracemalloc.stop()
+def png_bytes(plane: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(plane).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 # stack
@@ -318,7 +102,7 @@ def test_planes_that_do_not_fit_together_are_refused() -> None:
 def test_real_images_keep_their_brightness(real_data: Path) -> None:
     sides = set()
     for path in sorted((real_data / "images").glob("*_green.png")):
-        plane = decode_plane(path.read_bytes())
+        plane = decode_plane(path.read_bytes(), "green").pixels
         with Image.open(path) as image:
             assert np.array_equal(plane, np.asarray(image))
         sides.add(plane.shape[0])
@@ -337,26 +121,27 @@ def write_planes(folder: str, num_images: int, *, side: int = 12) -> Manifest:
     for image_id in ids:
         for stain in STAINS:
             plane = rng.integers(0, 200, (side, side)).astype(np.uint8)
-            content = png_bytes(filtered(plane, [1] * side), side, side)
+            content = png_bytes(plane)
             if storage.is_local(folder):
                 (Path(folder) / f"{image_id}_{stain}.png").write_bytes(content)
             else:
                 storage.write_bytes(f"{folder}/{image_id}_{stain}.png", content)
     extensions = pa.array(["png"] * num_images, MANIFEST_ROW.field("extension").type)
     labels = pa.array([sorted({k % NUM_CLASSES, k % 5}) for k in range(num_images)], LABELS)
-    return Manifest(pa.table([pa.array(ids), extensions, labels], schema=MANIFEST_ROW), [], 0)
+    sources = pa.array(np.zeros(num_images, np.int8))
+    return Manifest(pa.table([pa.array(ids), sources, extensions, labels], schema=MANIFEST_ROW), [], (folder,), [])
 
 
 @pytest.mark.parametrize("where", ["local", "memory"])
 def test_bad_images_are_left_out_and_the_others_keep_their_order(where: str, tmp_path: Path) -> None:
     folder = f"memory://{uuid.uuid4().hex}" if where == "memory" else str(tmp_path)
     table = write_planes(folder, 10).table
-    good = ImageSource(folder, table, ("green", "red"), 6).read(np.arange(10)).pixels_BCSS
+    good = ImageSource((folder,), table, ("green", "red"), 6).read(np.arange(10)).pixels_BCSS
     storage.write_bytes(f"{folder}/i002_red.png", b"")
     storage.write_bytes(f"{folder}/i005_green.png", storage.read_bytes(f"{folder}/i005_green.png")[:-20])
     storage.remove([f"{folder}/i007_red.png"])
     storage.remove([f"{folder}/i008_blue.png"])  # not asked for
-    source = ImageSource(folder, table, ("green", "red"), 6)
+    source = ImageSource((folder,), table, ("green", "red"), 6)
     rows = np.array([7, 9, 2, 0, 5, 8, 9])
     images = source.read(rows)
     assert images.rows_B.tolist() == [9, 0, 8, 9]
@@ -377,15 +162,15 @@ def test_bad_images_are_left_out_and_the_others_keep_their_order(where: str, tmp
 
 def test_reading_no_rows_gives_no_pixels(tmp_path: Path) -> None:
     table = write_planes(str(tmp_path), 1).table
-    assert ImageSource(str(tmp_path), table, STAINS, 6).read(np.empty(0, np.int64)).pixels_BCSS.shape == (0, 4, 6, 6)
+    assert ImageSource((str(tmp_path),), table, STAINS, 6).read(np.empty(0, np.int64)).pixels_BCSS.shape == (0, 4, 6, 6)
 
 
 def test_channels_come_in_the_order_asked_for(tmp_path: Path) -> None:
     table = write_planes(str(tmp_path), 3).table
-    every = ImageSource(str(tmp_path), table, STAINS, 12).read(np.arange(3)).pixels_BCSS
-    some = ImageSource(str(tmp_path), table, ("yellow", "red"), 12).read(np.arange(3)).pixels_BCSS
+    every = ImageSource((str(tmp_path),), table, STAINS, 12).read(np.arange(3)).pixels_BCSS
+    some = ImageSource((str(tmp_path),), table, ("yellow", "red"), 12).read(np.arange(3)).pixels_BCSS
     assert np.array_equal(some, every[:, [3, 0]])
-    assert np.array_equal(every[1, 2], decode_plane((tmp_path / "i001_blue.png").read_bytes()))
+    assert np.array_equal(every[1, 2], decode_plane((tmp_path / "i001_blue.png").read_bytes(), "blue").pixels)
 
 
 # tasks
@@ -429,8 +214,11 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
 
 
 def prepare_noise(noise: tuple[str, Manifest], output: Path | str, **changes: Any) -> ShardIndex:
-    settings: dict[str, Any] = {"channels": STAINS, "image_size": SIZE, "shard_bytes": 1, "num_workers": 0, "seed": 1}
-    return prepare(noise[1], images=noise[0], output=str(output), **settings | changes)
+    settings: dict[str, Any] = {"channels": STAINS, "shard_bytes": 1, "num_workers": 0, "seed": 1}
+    sizes = {changes.pop("image_size", SIZE): str(output)}
+    manifest = noise[1]._replace(folders=(noise[0],))
+    (index,) = prepare(manifest, output=str(output), sizes=sizes, **settings | changes)
+    return index
 
 
 def content_of(folder: Path) -> dict[str, str]:
@@ -456,7 +244,7 @@ def test_shards_hold_the_pixels_of_the_files(noise: tuple[str, Manifest], tmp_pa
     labels = dict(zip(noise[1].table["image_id"].to_pylist(), noise[1].table["labels"].to_pylist(), strict=True))
     assert table["labels"].to_pylist() == [labels[image_id] for image_id in ids]
     pixels = shards.read(np.arange(NUM_IMAGES)).pixels_BCSS
-    files = ImageSource(noise[0], table, STAINS, SIZE).read(np.arange(NUM_IMAGES)).pixels_BCSS
+    files = ImageSource((noise[0],), table, STAINS, SIZE).read(np.arange(NUM_IMAGES)).pixels_BCSS
     assert np.array_equal(pixels, files)
 
 
@@ -477,12 +265,10 @@ def test_any_set_of_images_comes_back(
 ) -> None:
     output = str(tmp_path_factory.mktemp("any") / "shards")
     some = noise[1]._replace(table=noise[1].table.slice(NUM_IMAGES - num_images))
-    prepare(
-        some, images=noise[0], output=output, channels=tuple(channels), image_size=image_size, seed=seed, num_workers=0
-    )
+    prepare(some, output=output, channels=tuple(channels), sizes={image_size: output}, seed=seed, num_workers=0)
     shards, table = open_shards(output, tuple(channels))
     rows = np.arange(num_images)
-    files = ImageSource(noise[0], table, tuple(channels), image_size).read(rows).pixels_BCSS
+    files = ImageSource((noise[0],), table, tuple(channels), image_size).read(rows).pixels_BCSS
     assert np.array_equal(shards.read(rows).pixels_BCSS, files)
     assert list(shards.index.channels) == [stain for stain in STAINS if stain in channels]
 
@@ -500,11 +286,10 @@ def test_the_statistics_are_those_of_the_pixels(noise: tuple[str, Manifest], tmp
 def test_a_stain_of_one_value_has_no_spread(tmp_path: Path, value: int) -> None:
     plane = np.full((9, 9), value, np.uint8)
     for stain in STAINS:
-        (tmp_path / f"a_{stain}.png").write_bytes(png_bytes(filtered(plane, [0] * 9), 9, 9))
-    manifest = build_manifest(list_folder(str(tmp_path)), None, STAINS)
-    index = prepare(
-        manifest, images=str(tmp_path), output=str(tmp_path / "out"), channels=STAINS, image_size=9, num_workers=0
-    )
+        (tmp_path / f"a_{stain}.png").write_bytes(png_bytes(plane))
+    manifest = open_images(DataConfig(images=str(tmp_path)))
+    output = str(tmp_path / "out")
+    (index,) = prepare(manifest, output=output, channels=STAINS, sizes={9: output}, num_workers=0)
     assert index.mean == pytest.approx((value / 255,) * 4)
     assert index.std == (0, 0, 0, 0)
     assert sum(index.class_counts) == 0
@@ -602,7 +387,7 @@ def test_other_settings_in_the_same_folder_are_refused(
     fewer = noise[0], noise[1]._replace(table=noise[1].table.slice(1))
     with pytest.raises(InputError, match="other images or settings"):
         prepare_noise(fewer, tmp_path)
-    relabelled = noise[1].table.set_column(2, "labels", pa.array([[3]] * NUM_IMAGES, LABELS))
+    relabelled = noise[1].table.set_column(3, "labels", pa.array([[3]] * NUM_IMAGES, LABELS))
     with pytest.raises(InputError, match="other images or settings"):
         prepare_noise((noise[0], noise[1]._replace(table=relabelled)), tmp_path)
     assert content_of(tmp_path) == before
@@ -637,7 +422,7 @@ def test_rejected_images_are_counted_and_named(noise: tuple[str, Manifest], tmp_
     shards, table = open_shards(str(tmp_path / "out"), STAINS)
     assert set(table["image_id"].to_pylist()) == {f"i{k:03d}" for k in range(NUM_IMAGES) if k not in bad}
     rows = np.arange(index.num_images)
-    files = ImageSource(noise[0], table, STAINS, SIZE).read(rows).pixels_BCSS
+    files = ImageSource((noise[0],), table, STAINS, SIZE).read(rows).pixels_BCSS
     assert np.array_equal(shards.read(rows).pixels_BCSS, files)
     good = np.delete(noise[1].targets(), bad, axis=0)
     assert list(index.class_counts) == good.sum(axis=0).tolist()
@@ -681,7 +466,7 @@ def test_nothing_left_is_said_plainly(noise: tuple[str, Manifest], tmp_path: Pat
         data = damaged_copy(noise, tmp_path / "images", range(NUM_IMAGES))
     else:
         rejects = [Reject(-1, "a", "a_red.png", "no image files")]
-        data = noise[0], Manifest(noise[1].table.slice(0, 0), rejects, 0)
+        data = noise[0], noise[1]._replace(table=noise[1].table.slice(0, 0), rejects=rejects)
     for _ in range(2):  # the second time it finds what the first has left
         with pytest.raises(InputError, match=r"none of the \d+ labelled images can be used"):
             prepare_noise(data, tmp_path / "out", on_error="quarantine", max_rejected=1)
@@ -701,11 +486,94 @@ def test_an_object_store_gets_the_same_bytes(noise: tuple[str, Manifest], tmp_pa
 
 
 def test_the_synthetic_atlas_can_be_prepared(atlas: Path, tmp_path: Path) -> None:
-    labels = read_label_table(str(atlas / "train.csv"))
-    manifest = build_manifest(list_folder(str(atlas / "train")), labels, STAINS)
-    index = prepare(
-        manifest, images=str(atlas / "train"), output=str(tmp_path), channels=STAINS, image_size=32, num_workers=0
-    )
-    counts = np.bincount(labels.labels.flatten().to_numpy(), minlength=NUM_CLASSES)
+    manifest = open_images(DataConfig(images=str(atlas / "train"), labels=str(atlas / "train.csv")))
+    (index,) = prepare(manifest, output=str(tmp_path), channels=STAINS, sizes={32: str(tmp_path)}, num_workers=0)
+    counts = manifest.targets().sum(axis=0)
     assert list(index.class_counts) == counts.tolist()
     assert min(index.std) > 0
+
+
+def test_several_sizes_come_from_one_pass(
+    noise: tuple[str, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each folder has the shards of a `prepare` of that size alone, and every file is read once."""
+    read: list[str] = []
+    original = reader.read_many
+
+    def note(uris: Sequence[str]) -> Iterator[bytes | OSError]:
+        read.extend(uris)
+        return original(uris)
+
+    monkeypatch.setattr(reader, "read_many", note)
+    both = tmp_path / "both"
+    settings: dict[str, Any] = {"channels": STAINS, "seed": 1, "num_workers": 0}
+    sizes = {4: str(both / "4px"), SIZE: str(both / "8px")}
+    indexes = prepare(noise[1], output=str(both), sizes=sizes, **settings)
+    assert len(read) == len(set(read)) == NUM_IMAGES * 4
+    assert sorted(path.name for path in both.iterdir()) == ["4px", "8px"]
+    for index, (size, folder) in zip(indexes, sizes.items(), strict=True):
+        other = str(tmp_path / str(size))
+        (alone,) = prepare(noise[1], output=other, sizes={size: other}, **settings)
+        assert index.shards == alone.shards
+        assert (index.mean, index.std, index.sources) == (alone.mean, alone.std, alone.sources)
+        shard = "shard-00000.arrow"
+        assert (Path(folder) / shard).read_bytes() == (tmp_path / str(size) / shard).read_bytes()
+        assert open_shards(folder, STAINS)[0].image_size == size
+
+
+def test_several_sizes_go_on_after_a_stop_between_their_indexes(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    sizes = {4: str(tmp_path / "4px"), SIZE: str(tmp_path / "8px")}
+    settings: dict[str, Any] = {"channels": STAINS, "sizes": sizes, "num_workers": 0}
+    prepare(noise[1], output=str(tmp_path), **settings)
+    whole = content_of(tmp_path)
+    (tmp_path / "8px" / "index.json").unlink()  # with the notes gone, all is done again
+    (tmp_path / "4px" / "manifest.arrow.12.tmp").write_bytes(b"cut")
+    with pytest.raises(InputError, match="holds other files"):
+        prepare(noise[1], output=str(tmp_path), **settings)
+    (tmp_path / "4px" / "index.json").unlink()
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    for name in whole:
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(noise[1], output=str(tmp_path), on_progress=stop, **settings)
+    assert (tmp_path / "plan.json").exists()
+    prepare(noise[1], output=str(tmp_path), **settings)
+    assert content_of(tmp_path) == whole
+
+
+def test_the_plan_is_what_is_written(noise: tuple[str, Manifest], tmp_path: Path) -> None:
+    found = plan(noise[1], output=str(tmp_path / "new"), channels=STAINS, sizes=[4, SIZE], shard_bytes=1)
+    assert not (tmp_path / "new").exists()
+    sizes = {4: str(tmp_path / "new" / "4px"), SIZE: str(tmp_path / "new" / "8px")}
+    indexes = prepare(
+        noise[1], output=str(tmp_path / "new"), channels=STAINS, sizes=sizes, shard_bytes=1, num_workers=0
+    )
+    assert found.num_images == NUM_IMAGES
+    assert found.num_shards == sum(len(index.shards) for index in indexes)
+    assert found.num_bytes == NUM_IMAGES * 4 * (4**2 + SIZE**2)
+    assert found.seconds_per_image
+    assert found.free_bytes
+
+
+def test_every_source_has_its_own_statistics(tmp_path: Path) -> None:
+    ids = {"dark": ["a", "b"], "light": ["c", "d", "e"]}
+    for value, (name, some) in zip((10, 200), ids.items(), strict=True):
+        (tmp_path / name).mkdir()
+        for image_id in some:
+            for stain in STAINS:
+                (tmp_path / name / f"{image_id}_{stain}.png").write_bytes(png_bytes(np.full((8, 8), value, np.uint8)))
+        (tmp_path / name / "labels.csv").write_text("Id,Target\n" + "".join(f"{image_id},3\n" for image_id in some))
+    dark, light = str(tmp_path / "dark"), str(tmp_path / "light")
+    manifest = open_images(DataConfig(images=dark, labels=f"{dark}/labels.csv", extra=(light,)))
+    output = str(tmp_path / "out")
+    (index,) = prepare(manifest, output=output, channels=STAINS, sizes={4: output}, num_workers=0)
+    assert [(entry.name.rpartition("/")[2], entry.num_images) for entry in index.sources] == [("dark", 2), ("light", 3)]
+    assert [entry.mean[0] for entry in index.sources] == pytest.approx([10 / 255, 200 / 255])
+    assert index.mean[0] == pytest.approx((2 * 10 + 3 * 200) / 5 / 255)
+    source, table = open_shards(output, STAINS)
+    pixels = source.read(np.arange(5)).pixels_BCSS[:, 0, 0, 0]
+    assert pixels.tolist() == [(10, 200)[number] for number in table["source"].to_pylist()]

@@ -1,6 +1,6 @@
 """Label tables and folders -> the manifest: every usable image once, in order; every other one with a reason."""
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,199 +10,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpa_ray.channels import STAINS
+from hpa_ray.config import DataConfig
 from hpa_ray.errors import InputError
-from hpa_ray.labels import CLASS_TABLE, NUM_CLASSES, format_labels
+from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.manifest import (
     Folder,
     LabelTable,
+    Manifest,
     build_manifest,
     check_ceiling,
+    folder_of,
+    join_tables,
     list_folder,
+    multi_hot_column,
+    open_images,
     problem_lines,
-    read_ids,
-    read_label_table,
-    read_split_table,
-    write_split_table,
+    read_group_table,
 )
-from hpa_ray.manifest.build import multi_hot_column
+from hpa_ray.manifest.join import label_lists, label_masks
 from hpa_ray.schema import LABELS, MANIFEST_ROW, Reject
 
 IDS = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.\-]{0,12}\Z")
 LABEL_SETS = st.sets(st.integers(0, NUM_CLASSES - 1), max_size=5).map(sorted)
 
 
-def table_of(tmp_path: Path, content: str | bytes) -> LabelTable:
-    path = tmp_path / "labels.csv"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_label_table(str(path))
-
-
-# csv
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    rows=st.lists(st.tuples(IDS, LABEL_SETS), min_size=1, max_size=30, unique_by=lambda row: row[0]),
-    newline=st.sampled_from(["\n", "\r\n"]),
-    last_newline=st.booleans(),
-    bom=st.booleans(),
-    quote=st.sampled_from(["", '"']),
-    extra=st.booleans(),
-)
-def test_every_row_is_read_in_its_order(
-    tmp_path_factory: pytest.TempPathFactory,
-    rows: list[tuple[str, list[int]]],
-    newline: str,
-    last_newline: bool,
-    bom: bool,
-    quote: str,
-    extra: bool,
-) -> None:
-    header = ["Batch", "Target", "Id", "Note"] if extra else ["Id", "Target"]
-    lines = [",".join(header)]
-    for image_id, labels in rows:
-        cell = {"Id": image_id, "Target": f"{quote}{format_labels(reversed(labels))}{quote}"}
-        lines.append(",".join(cell.get(name, '"a, b"') for name in header))
-    text = newline.join(lines) + (newline if last_newline else "")
-    table = table_of(tmp_path_factory.mktemp("csv"), (b"\xef\xbb\xbf" if bom else b"") + text.encode())
-    assert table.problems == []
-    assert table.image_ids.type == pa.string()
-    assert table.labels.type == LABELS
-    assert list(zip(table.image_ids.to_pylist(), table.labels.to_pylist(), strict=True)) == rows
-
-
-def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
-    table = table_of(tmp_path, "Id,Target\n007,0\n1e5,1\nnan,2\nnull,3\nNA,4\n")
-    assert table.image_ids.to_pylist() == ["007", "1e5", "nan", "null", "NA"]
-
-
-def test_a_wrong_row_is_left_out_with_its_line(tmp_path: Path) -> None:
-    text = "Id,Target\na,0\n../b,1\nc,28\na,2\nd,x y\ne,-1\nf,28\ng,3 3 1\n"
-    table = table_of(tmp_path, text)
-    assert table.image_ids.to_pylist() == ["a", "g"]
-    assert table.labels.to_pylist() == [[0], [1, 3]]
-    lines = "\n".join(table.problems)
-    for found in (
-        "line 3: Id '../b'",
-        "line 5: Id 'a' stands more than once",
-        "line 4: Target '28' of 'c': '28' is no class number (0 to 27) (and 1 more rows)",
-        "line 6: Target 'x y' of 'd'",
-        "line 7: Target '-1' of 'e'",
-    ):
-        assert found in lines
-    assert len(table.problems) == 5
-
-
-@pytest.mark.parametrize(
-    "image_id", ["", " a", "a b", "a/b", "..", ".hidden", "-rf", "_a", "a\\b", "naïve", "a" * 201, "a:b", '"a\nb"']
-)
-def test_ids_that_are_no_file_names_are_refused(tmp_path: Path, image_id: str) -> None:
-    assert table_of(tmp_path, f"Id,Target\n{image_id},1\nok,2\n").image_ids.to_pylist() == ["ok"]
-
-
-def test_a_table_of_nothing_but_mistakes_names_a_few_of_them(tmp_path: Path) -> None:
-    num_rows = 20_000
-    started = time.perf_counter()
-    table = table_of(tmp_path, "Id,Target\n" + "".join(f"{k},cytosol{k}\n" for k in range(num_rows)))
-    assert time.perf_counter() - started < 5
-    assert len(table.image_ids) == 0
-    assert len(table.problems) < 10
-    assert f"and {num_rows - 5} more" in table.problems[-1]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "empty"),
-        (b" \n\n", "empty"),
-        (b"Id,Target\n", "no rows"),
-        (b"id,target\na,1\n", "no column 'Id' and 'Target' - its columns are: id, target"),
-        (b"Id\na\n", "no column 'Target'"),
-        (b"Id,Id,Target\na,b,1\n", "more than one column 'Id'"),
-        (b"Id,Target\na,1,2\n", "not a csv file"),
-        (b"Id,Target\n\xff\xfe,1\n", "not a csv file"),
-        (b"\xff\xfeI\x00d\x00,\x00", "labels.csv: n"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "labels.csv: n"),
-    ],
-)
-def test_a_file_that_is_no_label_table_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
-    with pytest.raises(InputError) as caught:
-        table_of(tmp_path, content)
-    assert reason in str(caught.value)
-    assert "labels.csv" in str(caught.value)
-    assert str(caught.value).isprintable()
-
-
-def test_a_missing_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        read_label_table(str(tmp_path / "none.csv"))
-    with pytest.raises(InputError, match="cannot be read"):
-        read_label_table(str(tmp_path))
-
-
-def test_the_competition_table(real_data: Path) -> None:
-    started = time.perf_counter()
-    table = read_label_table(str(real_data / "train.csv"))
-    assert time.perf_counter() - started < 3
-    assert table.problems == []
-    lines = (real_data / "train.csv").read_text().splitlines()[1:]
-    assert len(lines) == 31_072
-    assert [
-        f"{i},{format_labels(sorted(set(k)))}" for i, k in zip(*map(pa.Array.to_pylist, table[:2]), strict=True)
-    ] == [f"{i},{format_labels(sorted(set(map(int, k.split()))))}" for i, k in (line.split(",") for line in lines)]
-    counts = np.bincount(table.labels.flatten().to_numpy(), minlength=NUM_CLASSES)
-    assert counts.tolist() == [count for _, count in CLASS_TABLE]
-
-
-def test_a_sample_submission_keeps_its_order(tmp_path: Path) -> None:
-    path = tmp_path / "sample.csv"
-    path.write_text("Id,Predicted\nb,0\na,0\nc,\n")
-    assert read_ids(str(path)) == ["b", "a", "c"]
-    path.write_text("Id,Predicted\nb,0\na,0\nb,0\n../c,0\n")
-    with pytest.raises(InputError) as caught:
-        read_ids(str(path))
-    assert len(caught.value.problems) == 2
-
-
-def test_the_real_sample_submission(real_data: Path) -> None:
-    ids = read_ids(str(real_data / "sample_submission.csv"))
-    lines = (real_data / "sample_submission.csv").read_text().splitlines()[1:]
-    assert ids == [line.split(",")[0] for line in lines]
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    parts=st.dictionaries(IDS, st.sampled_from(["train", "val", "test", "0", "11"]), min_size=1, max_size=20),
-    column=st.sampled_from(["split", "fold"]),
-)
-def test_a_split_comes_back(tmp_path_factory: pytest.TempPathFactory, parts: dict[str, str], column: str) -> None:
-    uri = str(tmp_path_factory.mktemp("split") / "split.csv")
-    write_split_table(uri, list(parts), list(parts.values()), column=column)
-    assert read_split_table(uri) == parts
-    lines = Path(uri).read_text().splitlines()
-    assert lines[0] == f"Id,{column}"
-    assert lines[1:] == sorted(lines[1:], key=lambda line: line.split(",")[0])
-
-
-def test_a_split_with_an_image_in_two_parts_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "split.csv"
-    path.write_text("Id,split\na,train\nb,val\na,val\n")
-    with pytest.raises(InputError, match="'a' stands more than once"):
-        read_split_table(str(path))
-    path.write_text("Id,part\na,train\n")
-    with pytest.raises(InputError, match="no column 'split'"):
-        read_split_table(str(path))
-
-
 # folders
+
+
+def stains_by_id(folder: Folder) -> dict[str, dict[str, list[str]]]:
+    return {image_id: folder.stains_of(row) for row, image_id in enumerate(folder.image_ids.to_pylist())}
 
 
 def test_a_folder_is_read_by_its_names(tmp_path: Path) -> None:
     names = [
         "a_red.png",
         "a_green.PNG",
-        "a_b_blue.png",
-        "x_green.tif",
+        "a_b_blue.jpg",
+        "x_green.bmp",
         "a_pink.png",
         "notes.txt",
         "_red.png",
@@ -212,20 +56,27 @@ def test_a_folder_is_read_by_its_names(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes(size))
     (tmp_path / "b_red.png").mkdir()
     folder = list_folder(str(tmp_path))
-    assert folder.stains == {"a": {"red": "png", "green": "PNG"}, "a_b": {"blue": "png"}}
-    assert folder.sizes == {name: size for size, name in enumerate(names)}
-    assert folder.other_files == sorted(["x_green.tif", "a_pink.png", "notes.txt", "_red.png", "a_red.png.bak"])
+    assert stains_by_id(folder) == {"a": {"red": ["png"], "green": ["PNG"]}, "a_b": {"blue": ["jpg"]}}
+    assert (folder.num_files, folder.num_bytes) == (len(names), sum(range(len(names))))
+    assert folder.other_files == sorted(["x_green.bmp", "a_pink.png", "notes.txt", "_red.png", "a_red.png.bak"])
 
 
-@pytest.mark.parametrize("order", [["a_red.PNG", "a_red.png"], ["a_red.png", "a_red.PNG"]])
-def test_of_two_spellings_one_is_taken_whatever_their_order(order: list[str]) -> None:
+@given(names=st.lists(st.sampled_from(["png", "PNG", "tif", "jpg", "JPG", "jpeg"]), min_size=1, unique=True))
+def test_of_several_versions_one_is_taken_whatever_their_order(names: list[str]) -> None:
     """An object store lists by name, a disk in any order."""
-    from hpa_ray.storage import join, write_bytes
+    folder = folder_of("", {f"a_{stain}.{extension}": 1 for extension in names for stain in STAINS})
+    preferred = ["png", "PNG", "tif", "jpg", "JPG", "jpeg"]
+    assert folder.extensions == tuple(sorted(names, key=preferred.index))
+    assert folder.complete(STAINS).tolist() == [0]
 
-    uri = join("memory://manifest-two-spellings", order[0][-3:])
-    for name in order:
-        write_bytes(join(uri, name), b"1")
-    assert list_folder(uri).stains == {"a": {"red": "png"}}
+
+def test_a_complete_version_goes_before_a_preferred_one() -> None:
+    files = ["a_red.png", "a_red.jpg", "a_green.jpg", "b_red.tif", "b_green.tif", "c_green.png"]
+    folder = folder_of("", dict.fromkeys(files, 1))
+    table, rejects, _ = build_manifest(folder, None, ["red", "green"])
+    found = dict(zip(table["image_id"].to_pylist(), table["extension"].to_pylist(), strict=True))
+    assert found == {"a": "jpg", "b": "tif"}
+    assert [reject.file for reject in rejects] == ["c_red.png"]
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -233,76 +84,176 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         list_folder(str(tmp_path / "none"))
     with pytest.raises(InputError, match="it holds no files"):
         list_folder(str(tmp_path))
-    (tmp_path / "x.tif").touch()
-    with pytest.raises(InputError, match=r"its 1 files look like 'x\.tif'"):
+    (tmp_path / "x.bmp").touch()
+    with pytest.raises(InputError, match=r"its 1 files look like 'x\.bmp'"):
         list_folder(str(tmp_path))
     with pytest.raises(InputError, match="is a file"):
-        list_folder(str(tmp_path / "x.tif"))
+        list_folder(str(tmp_path / "x.bmp"))
 
 
 # manifest
 
 
+def listing(files: dict[str, dict[str, str]]) -> Folder:
+    """Image id -> stain -> extension, as a folder."""
+    names = [f"{name}_{stain}.{extension}" for name, some in files.items() for stain, extension in some.items()]
+    return folder_of("folder", dict.fromkeys(names, 1))
+
+
+def label_table(labels: dict[str, list[int]]) -> LabelTable:
+    return LabelTable(pa.array(list(labels), pa.string()), pa.array(list(labels.values()), LABELS), [])
+
+
 @st.composite
-def folders_and_labels(draw: st.DrawFn) -> tuple[Folder, LabelTable]:
+def files_and_labels(draw: st.DrawFn) -> tuple[dict[str, dict[str, str]], dict[str, list[int]]]:
     stains = st.dictionaries(st.sampled_from(STAINS), st.sampled_from(["png", "png", "png", "PNG"]), min_size=1)
     full = st.just(dict.fromkeys(STAINS, "png"))
     files = draw(st.dictionaries(IDS, full | stains, min_size=1, max_size=12))
-    ids = draw(st.lists(st.sampled_from(sorted(files)) | IDS, max_size=12, unique=True))
-    labels = draw(st.lists(LABEL_SETS, min_size=len(ids), max_size=len(ids)))
-    return Folder(files, {}, []), LabelTable(pa.array(ids, pa.string()), pa.array(labels, LABELS), [])
+    return files, draw(st.dictionaries(st.sampled_from(sorted(files)) | IDS, LABEL_SETS, max_size=12))
 
 
 @settings(deadline=None)
-@given(data=folders_and_labels(), channels=st.lists(st.sampled_from(STAINS), min_size=1, max_size=4, unique=True))
-def test_every_labelled_image_is_a_row_or_a_reject(data: tuple[Folder, LabelTable], channels: list[str]) -> None:
-    folder, labels = data
-    manifest = build_manifest(folder, labels, channels)
-    assert manifest.table.schema == MANIFEST_ROW
-    known = dict(zip(labels.image_ids.to_pylist(), labels.labels.to_pylist(), strict=True))
+@given(data=files_and_labels(), channels=st.lists(st.sampled_from(STAINS), min_size=1, max_size=4, unique=True))
+def test_every_labelled_image_is_a_row_or_a_reject(
+    data: tuple[dict[str, dict[str, str]], dict[str, list[int]]], channels: list[str]
+) -> None:
+    files, known = data
+    table, rejects, unlabelled = build_manifest(listing(files), label_table(known), channels)
+    assert table.schema == MANIFEST_ROW
     usable = {
-        image_id: folder.stains[image_id][channels[0]]
+        image_id: files[image_id][channels[0]]
         for image_id in known
-        if len({folder.stains.get(image_id, {}).get(stain) for stain in channels} | {None}) == 2
-        and all(stain in folder.stains[image_id] for stain in channels)
+        if len({files.get(image_id, {}).get(stain) for stain in channels} | {None}) == 2
+        and all(stain in files[image_id] for stain in channels)
     }
-    ids = manifest.table["image_id"].to_pylist()
-    assert ids == sorted(usable) == manifest.image_ids.to_pylist()
-    assert manifest.table["extension"].to_pylist() == [usable[image_id] for image_id in ids]
-    assert manifest.table["labels"].to_pylist() == [known[image_id] for image_id in ids]
-    assert [reject.image_id for reject in manifest.rejects] == sorted(known.keys() - usable.keys())
-    assert manifest.num_unlabelled == len(folder.stains.keys() - known.keys())
-    targets = manifest.targets()
+    ids = table["image_id"].to_pylist()
+    assert ids == sorted(usable)
+    assert table["extension"].to_pylist() == [usable[image_id] for image_id in ids]
+    assert table["labels"].to_pylist() == [known[image_id] for image_id in ids]
+    assert set(table["source"].to_pylist()) <= {0}
+    assert [reject.image_id for reject in rejects] == sorted(known.keys() - usable.keys())
+    assert sorted(unlabelled) == sorted(files.keys() - known.keys())
+    targets = Manifest(table, [], ("",), []).targets()
     assert targets.dtype == np.uint8
     assert [np.flatnonzero(row).tolist() for row in targets] == [known[image_id] for image_id in ids]
 
 
 def test_without_labels_every_image_is_taken() -> None:
-    folder = Folder({"b": dict.fromkeys(STAINS, "png"), "a": dict.fromkeys(STAINS, "png"), "c": {"red": "png"}}, {}, [])
-    manifest = build_manifest(folder, None, STAINS)
-    assert manifest.table["image_id"].to_pylist() == ["a", "b"]
-    assert manifest.table["labels"].null_count == 2
-    assert manifest.table.schema == MANIFEST_ROW
-    assert [reject.image_id for reject in manifest.rejects] == ["c"]
-    assert manifest.num_unlabelled == 0
+    full = dict.fromkeys(STAINS, "png")
+    table, rejects, unlabelled = build_manifest(listing({"b": full, "a": full, "c": {"red": "png"}}), None, STAINS)
+    assert table["image_id"].to_pylist() == ["a", "b"]
+    assert table["labels"].null_count == 2
+    assert table.schema == MANIFEST_ROW
+    assert [reject.image_id for reject in rejects] == ["c"]
+    assert unlabelled == []
+
+
+FILES = {
+    "few": {"red": "png"},
+    "mixed": {"red": "png", "green": "PNG", "blue": "png", "yellow": "png"},
+    "good": dict.fromkeys(STAINS, "png"),
+}
 
 
 def test_a_reject_says_why() -> None:
-    files = {
-        "few": {"red": "png"},
-        "mixed": {"red": "png", "green": "PNG", "blue": "png", "yellow": "png"},
-        "good": dict.fromkeys(STAINS, "png"),
-    }
-    ids = ["good", "few", "mixed", "none"]
-    labels = LabelTable(pa.array(ids), pa.array([[0]] * 4, LABELS), [])
-    manifest = build_manifest(Folder(files, {}, []), labels, STAINS)
-    assert manifest.table["image_id"].to_pylist() == ["good"]
-    assert manifest.rejects == [
+    labels = label_table({name: [0] for name in ("good", "few", "mixed", "none")})
+    table, rejects, _ = build_manifest(listing(FILES), labels, STAINS)
+    assert table["image_id"].to_pylist() == ["good"]
+    assert rejects == [
         Reject(-1, "few", "few_green.png", "missing: green, blue, yellow plane"),
         Reject(-1, "mixed", "mixed_red.png", "planes in different formats: PNG, png"),
         Reject(-1, "none", "none_red.png", "no image files"),
     ]
-    assert build_manifest(Folder(files, {}, []), labels, ["red"]).table.num_rows == 3
+    assert build_manifest(listing(FILES), labels, ["red"])[0].num_rows == 3
+
+
+def test_a_further_source_need_not_have_all_that_its_table_lists() -> None:
+    labels = label_table({name: [0] for name in ("good", "few", "none")})
+    table, rejects, _ = build_manifest(listing(FILES), labels, STAINS, source=1)
+    assert table["source"].to_pylist() == [1]
+    assert rejects == [Reject(-1, "few", "folder/few_green.png", "missing: green, blue, yellow plane")]
+    assert problem_lines("elsewhere", rejects) == ["folder/few_green.png: missing: green, blue, yellow plane"]
+
+
+# several sources
+
+
+def rows_of(source: int, labels: dict[str, list[int]]) -> pa.Table:
+    folder = listing({image_id: dict.fromkeys(STAINS, ["png", "jpg"][source]) for image_id in labels})
+    return build_manifest(folder, label_table(labels), STAINS, source=source)[0]
+
+
+def as_dict(table: pa.Table) -> dict[str, tuple[int, str, list[int]]]:
+    assert table["image_id"].to_pylist() == sorted(table["image_id"].to_pylist())
+    return {row["image_id"]: (row["source"], row["extension"], row["labels"]) for row in table.to_pylist()}
+
+
+TWO = ({"a": [1], "b": [2], "c": [3]}, {"b": [2], "c": [4, 5], "d": [6]})
+
+
+@pytest.mark.parametrize(
+    ("conflict", "c"),
+    [("first", (0, "png", [3])), ("union", (0, "png", [3, 4, 5])), ("drop", None)],
+)
+def test_the_same_id_in_two_sources_comes_in_once(conflict: str, c: tuple[int, str, list[int]] | None) -> None:
+    table, notes = join_tables([rows_of(0, TWO[0]), rows_of(1, TWO[1])], None, conflict)
+    assert table.schema == MANIFEST_ROW
+    expected = {"a": (0, "png", [1]), "b": (0, "png", [2]), "c": c, "d": (1, "jpg", [6])}
+    assert as_dict(table) == {name: row for name, row in expected.items() if row is not None}
+    (note,) = notes
+    assert note.startswith("2 images are in more than one source")
+    assert "labels of 1 differ" in note
+
+
+@pytest.mark.parametrize(
+    ("conflict", "expected"),
+    [
+        ("first", {"a": [1], "b": [2], "c": [3]}),
+        ("union", {"a": [1, 2, 6], "b": [1, 2, 6], "c": [3]}),
+        ("drop", {"c": [3]}),
+    ],
+)
+def test_near_duplicates_in_two_sources_come_in_from_the_first(
+    tmp_path: Path, conflict: str, expected: dict[str, list[int]]
+) -> None:
+    """a, b and d show the same cells; two of them are of the first source."""
+    (tmp_path / "groups.csv").write_text("Id,group\na,a\nb,a\nd,a\n")
+    groups = read_group_table(str(tmp_path / "groups.csv"))
+    first = rows_of(0, {"a": [1], "b": [2], "c": [3]})
+    table, _ = join_tables([first, rows_of(1, {"d": [6]})], groups, conflict)
+    assert {name: row[2] for name, row in as_dict(table).items()} == expected
+
+
+def test_without_shared_images_nothing_changes() -> None:
+    table, notes = join_tables([rows_of(0, {"b": [1], "a": [2, 3]}), rows_of(1, {"aa": [0]})], None, "drop")
+    assert as_dict(table) == {"a": (0, "png", [2, 3]), "aa": (1, "jpg", [0]), "b": (0, "png", [1])}
+    assert notes == []
+
+
+@given(masks=st.lists(st.integers(0, 2**NUM_CLASSES - 1), max_size=30))
+def test_label_masks_come_back(masks: list[int]) -> None:
+    assert label_masks(label_lists(np.array(masks, np.uint32))).tolist() == masks
+
+
+def test_sources_are_opened_by_their_names(tmp_path: Path, gray_png: Callable[..., bytes]) -> None:
+    for name, ids in (("one", "ab"), ("two", "bc"), ("three", "d")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "labels.csv").write_text("Id,Target\n" + "".join(f"{i},{len(name)}\n" for i in ids))
+        for image_id in ids:
+            for stain in STAINS:
+                (tmp_path / name / f"{image_id}_{stain}.png").write_bytes(gray_png(8))
+    one, two, three = (str(tmp_path / name) for name in ("one", "two", "three"))
+    (tmp_path / "three" / "labels.csv").rename(tmp_path / "other.csv")
+    extra = (two, f"{three}@{tmp_path}/other.csv")
+    manifest = open_images(DataConfig(images=one, labels=f"{one}/labels.csv", extra=extra))
+    assert manifest.folders == (one, two, three)
+    assert manifest.table["image_id"].to_pylist() == list("abcd")
+    assert manifest.table["source"].to_pylist() == [0, 0, 1, 2]
+    assert manifest.table["labels"].to_pylist() == [[3], [3], [3], [5]]
+    with pytest.raises(InputError, match="more than once"):
+        open_images(DataConfig(images=one, labels=f"{one}/labels.csv", extra=(one,)))
+    with pytest.raises(InputError, match=r"three/labels\.csv: no such file"):
+        open_images(DataConfig(images=one, labels=f"{one}/labels.csv", extra=(three,)))
 
 
 @given(label_sets=st.lists(LABEL_SETS, max_size=30), start=st.integers(0, 5))

@@ -18,15 +18,17 @@ from hypothesis import strategies as st
 
 from hpa_ray import storage
 from hpa_ray.channels import STAINS
+from hpa_ray.config import DataConfig
 from hpa_ray.errors import InputError
 from hpa_ray.ingest import ImageSource, prepare
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.manifest import build_manifest, list_folder, read_label_table
+from hpa_ray.manifest import open_images
 from hpa_ray.schema import MANIFEST_ROW
 from hpa_ray.shards import CHUNK_ROWS, ShardSource, encode_shard, open_shards, read_index
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "shards-v1"
 ARCHIVED_PIXELS = "67ad92c651d2500bc5ff8a3b48aa57c7c460aa9b9ad6d05e9d878c9856c7fdf6"
+ARCHIVED_PIXELS_2 = "4bc11a8aec88a096a62b4845f6398fb6484c4e8d11ed5c9cb6dbc262af47f09e"
 ARCHIVED_IDS = [
     "5ce288c1-6aa7-5196-888d-0a302f688f10",
     "1aeb6db9-5089-5bcf-8bcf-78b0671c1710",
@@ -51,10 +53,11 @@ def prepared(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
             original = atlas / "train" / f"{image_id.removeprefix('again-')}_{stain}.png"
             (folder / "train" / f"{image_id}_{stain}.png").symlink_to(original)
     images = str(folder / "train")
-    manifest = build_manifest(list_folder(images), read_label_table(str(folder / "train.csv")), STAINS)
-    prepare(manifest, images=images, output=str(folder / "out"), channels=STAINS, image_size=SIZE, num_workers=0)
+    manifest = open_images(DataConfig(images=images, labels=str(folder / "train.csv")))
+    output = str(folder / "out")
+    prepare(manifest, output=output, channels=STAINS, sizes={SIZE: output}, num_workers=0)
     table = open_shards(str(folder / "out"), STAINS)[1]
-    return folder / "out", ImageSource(images, table, STAINS, SIZE).read(np.arange(NUM_IMAGES)).pixels_BCSS
+    return folder / "out", ImageSource((images,), table, STAINS, SIZE).read(np.arange(NUM_IMAGES)).pixels_BCSS
 
 
 @pytest.fixture
@@ -175,6 +178,21 @@ def test_the_archived_folder_of_version_1_still_reads() -> None:
     assert np.bincount(labels, minlength=NUM_CLASSES).tolist() == list(source.index.class_counts)
 
 
+def test_the_archived_folder_of_version_2_still_reads() -> None:
+    """As above; it holds images of two sources."""
+    source, table = open_shards(str(ARCHIVE.with_name("shards-v2")), STAINS)
+    assert source.index.version == 2
+    assert table["source"].to_pylist() == [0, 1, 1, 0, 1, 0, 0]
+    sources = [(entry.name, entry.num_images) for entry in source.index.sources]
+    assert sources == [("first/train", 4), ("second/train", 3)]
+    pixels = source.read(np.arange(7)).pixels_BCSS
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == ARCHIVED_PIXELS_2
+    for number, entry in enumerate(source.index.sources):
+        own = pixels[np.array(table["source"].to_pylist()) == number] / 255
+        assert np.allclose(entry.mean, own.mean(axis=(0, 2, 3)))
+        assert np.allclose(entry.std, own.std(axis=(0, 2, 3)))
+
+
 # what is not known is refused
 
 
@@ -183,7 +201,7 @@ def test_the_archived_folder_of_version_1_still_reads() -> None:
     [
         ("format", "hpa-ray-model"),
         ("version", 0),
-        ("version", 2),
+        ("version", 3),
         ("vocabulary", "hpa-35"),
         ("stain_order", "hpa-bgry"),
         ("image_size", 0),
@@ -202,7 +220,7 @@ def test_the_archived_folder_of_version_1_still_reads() -> None:
 )
 def test_an_index_of_something_else_is_refused(copy: Path, field: str, value: Any) -> None:
     change_index(copy, lambda index: index.update({field: value}))
-    with pytest.raises(InputError, match=r"index\.json: .*prepare again"):
+    with pytest.raises(InputError, match=r"index\.json: .*(prepare again|update the program)"):
         read_index(str(copy))
 
 
@@ -254,9 +272,9 @@ def test_an_unfinished_folder_is_refused(copy: Path) -> None:
 
 def test_a_stain_that_is_not_stored_is_named(tmp_path: Path, prepared: tuple[Path, np.ndarray]) -> None:
     images = prepared[0].parent / "train"
-    manifest = build_manifest(list_folder(str(images)), None, STAINS)
     output = str(tmp_path / "two")
-    prepare(manifest, images=str(images), output=output, channels=("green", "red"), image_size=4, num_workers=0)
+    manifest = open_images(DataConfig(images=str(images)))
+    prepare(manifest, output=output, channels=("green", "red"), sizes={4: output}, num_workers=0)
     assert open_shards(output, ("green", "red"))[0].index.channels == ("red", "green")
     with pytest.raises(InputError, match=r"asks for blue.*holds red, green"):
         open_shards(output, ("red", "blue"))
@@ -280,7 +298,7 @@ def test_a_manifest_that_does_not_fit_is_refused(copy: Path) -> None:
     path = copy / "manifest.arrow"
     content = path.read_bytes()
     table = pa.ipc.open_file(content).read_all()
-    for wrong in (table.slice(1), table.select([0, 1]), table.rename_columns(["a", "b", "c"])):
+    for wrong in (table.slice(1), table.select([0, 1]), table.rename_columns(["a", "b", "c", "d"])):
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, wrong.schema) as writer:
             writer.write_table(wrong)
         with pytest.raises(InputError, match=r"manifest\.arrow: does not fit"):

@@ -194,13 +194,13 @@ def test_files_and_shards_give_the_model_the_same_pixels(atlas: Path, tmp_path: 
     """Whatever the channels: training straight from PNGs and from shards differ in nothing but speed."""
     from hpa_ray.config import load_config
     from hpa_ray.ingest import prepare
-    from hpa_ray.manifest import build_manifest, list_folder, read_label_table
+    from hpa_ray.manifest import open_images
     from hpa_ray.stream import open_data
 
     images, labels, shards = str(atlas / "train"), str(atlas / "train.csv"), str(tmp_path / "shards")
     stains = ("red", "green", "blue", "yellow")
-    manifest = build_manifest(list_folder(images), read_label_table(labels), stains)
-    prepare(manifest, images=images, output=shards, channels=stains, image_size=32, num_workers=0)
+    manifest = open_images(load_config([f"data.images={images}", f"data.labels={labels}"]).data)
+    prepare(manifest, output=shards, channels=stains, sizes={32: shards}, num_workers=0)
     for channels in ("red,green,blue,yellow", "green", "blue,red"):
         common = ["data.image_size=32", f"data.channels={channels}"]
         from_files = open_data(load_config([f"data.images={images}", f"data.labels={labels}", *common]))
