@@ -1,6 +1,7 @@
 """Fixtures for every test: a home folder of its own, small real data, the real-data folder beside the checkout."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a local Ray would otherwise write a token into the user's home
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell; children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hpa_ray.synth import draw_label_sets, write_atlas
 

@@ -11,7 +11,7 @@ from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, home, plan_lines, resolve, shard_folders, with_atlas
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
-from hpa_ray.ingest.prepare import plan
+from hpa_ray.ingest.plan import plan
 from hpa_ray.manifest import ImageSet, LabelTable, Manifest, check_extra, image_sets, list_folder, read_label_table
 from hpa_ray.progress import console
 from hpa_ray.schema import rejected_table

@@ -20,7 +20,7 @@ from hpa_ray.cli.setup import (
 )
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
-from hpa_ray.ingest.prepare import plan
+from hpa_ray.ingest.plan import plan
 from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.manifest import (
     LEFT_OUT,

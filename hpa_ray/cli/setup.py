@@ -8,7 +8,8 @@ from hpa_ray.channels import STAINS
 from hpa_ray.cli.main import Invocation
 from hpa_ray.config import Config, load_config
 from hpa_ray.errors import InputError
-from hpa_ray.ingest.prepare import PLAN_IMAGES, Plan, prepare
+from hpa_ray.ingest import prepare
+from hpa_ray.ingest.plan import PLAN_IMAGES, Plan
 from hpa_ray.manifest import Manifest, open_images
 from hpa_ray.progress import console
 from hpa_ray.storage import absolute, join

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from hpa_ray.channels import STAINS
-from hpa_ray.errors import InputError
+from hpa_ray.errors import InputError, disk_full_told
 from hpa_ray.fetch.address import Address
 from hpa_ray.fetch.choose import Choice
 from hpa_ray.fetch.folder import Summary, begin, finish, look, source_of
 from hpa_ray.fetch.line import Line, Manners
-from hpa_ray.fetch.unit import MAX_REFUSALS, REFUSED, UNAVAILABLE, Failure, Unit, UnitTask, Wanted, disk_full
+from hpa_ray.fetch.unit import MAX_REFUSALS, REFUSED, UNAVAILABLE, Failure, Unit, UnitTask, Wanted
 from hpa_ray.ingest.tasks import run_tasks
 from hpa_ray.manifest import LabelTable
 
@@ -53,7 +53,7 @@ def download(
     task = UnitTask(output, address, units, manners, shares=num_tasks, run=standing.run)
     done, num_bytes, retries = standing.num_images - len(standing.missing), 0, standing.retries.copy()
     failures: dict[str, Failure] = {}
-    with disk_full(output), _line(task if num_tasks == 0 else None) as stop:
+    with disk_full_told("fetch.output", output), _line(task if num_tasks == 0 else None) as stop:
         guard = _Guard(standing.num_complete, stop)
         begin(output, standing, plan)
         on_progress(done, "")

@@ -1,14 +1,12 @@
 """A few images that one task downloads: ask, verify, write, note. Before: fetch/line. After: fetch/folder."""
 
-import errno
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from hpa_ray.errors import InputError
+from hpa_ray.errors import disk_full_told
 from hpa_ray.fetch.address import Address
 from hpa_ray.fetch.line import GivenUp, Line, Manners, Pace, Refused, Stopped, Unavailable
 from hpa_ray.ingest.decode import decode_plane
@@ -85,7 +83,7 @@ class UnitTask:
             self.line.pace = Pace(self.manners.requests_per_s / self.shares)
         unit = _Download(self, self.line, self.units[number]).run()
         if unit.failures or unit.retries:
-            with disk_full(self.output):
+            with disk_full_told("fetch.output", self.output):
                 write_json(join(self.output, NOTES, f"{self.run:04d}-{number:06d}.json"), unit._asdict())
         return unit._asdict()
 
@@ -134,7 +132,7 @@ class _Download:
         except Stopped:
             return
         name = f"{image_id}_{stain}.{extension}"
-        with disk_full(self.task.output):
+        with disk_full_told("fetch.output", self.task.output):
             write_bytes(join(self.task.output, name), answer.data)
         with self.lock:
             self.saved[image_id] += 1
@@ -149,17 +147,3 @@ class _Download:
     def _retried(self, kind: str) -> None:
         with self.lock:
             self.retries[kind] += 1
-
-
-@contextmanager
-def disk_full(output: str) -> Iterator[None]:
-    """Say it plainly when the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"fetch.output = {output}: no space left on the disk - free some and run the same command again, "
-            "it goes on where it was"
-        ) from error

@@ -4,19 +4,18 @@ A finished shard leaves a part file; the index is written last, so a folder with
 `prepare` goes on where it was. The content is a pure function of the images, the labels and the settings.
 """
 
-import errno
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from hpa_ray.channels import STAIN_ORDER, STAINS
-from hpa_ray.errors import InputError
+from hpa_ray.errors import InputError, disk_full_told
+from hpa_ray.ingest.notes import clean, finished_parts, part_uri, start_or_resume
+from hpa_ray.ingest.plan import SHARD_BYTES, rows_of_shard
 from hpa_ray.ingest.reader import ImageSource
 from hpa_ray.ingest.stack import RESIZE_RULE
 from hpa_ray.ingest.tasks import run_tasks
@@ -39,59 +38,13 @@ from hpa_ray.storage import (
     exists,
     free_bytes,
     join,
-    list_files,
-    read_bytes,
     remove,
-    remove_empty_folder,
     write_bytes,
     write_json,
     write_parquet,
 )
 
-PLAN_FILE = "plan.json"
-PARTS = "parts"
 REJECTED_FILE = "rejected.parquet"
-SHARD_BYTES = 128 * 2**20
-PLAN_IMAGES = 24
-"""Images that are read to estimate how long all will take."""
-MIN_SHARDS = 16
-"""A small data set still gives every CPU of a small cluster something to do, as far as whole chunks allow."""
-
-
-class Plan(NamedTuple):
-    """What a `prepare` writes, and what it takes."""
-
-    num_images: int
-    num_shards: int
-    sizes: tuple[int, ...]
-    num_bytes: int
-    free_bytes: int | None
-    """Of the disk; None for an object store."""
-    seconds_per_image: float | None
-    """On one CPU, measured on a few images; None where none could be read."""
-
-
-def plan(
-    manifest: Manifest,
-    *,
-    output: str,
-    channels: tuple[str, ...],
-    sizes: Sequence[int],
-    shard_bytes: int = SHARD_BYTES,
-    white_level: int = 65535,
-) -> Plan:
-    """Size and time of a `prepare`, from a few images that are read; nothing is written."""
-    _names_in(output)
-    num_images = manifest.table.num_rows
-    row_bytes = len(channels) * sum(size**2 for size in sizes)
-    source = ImageSource(manifest.folders, manifest.table, channels, max(sizes), white_level)
-    rows = np.random.default_rng(0).permutation(num_images)[:PLAN_IMAGES]
-    source.read_sizes(rows[:1], sizes)  # what is imported and connected first is no part of the rate
-    start = time.perf_counter()
-    kept, _, _ = source.read_sizes(rows, sizes)
-    seconds = (time.perf_counter() - start) / len(kept) if len(kept) else None
-    num_shards = -(-num_images // _rows_per_shard(num_images, len(channels) * max(sizes) ** 2, shard_bytes))
-    return Plan(num_images, num_shards * len(sizes), tuple(sizes), num_images * row_bytes, free_bytes(output), seconds)
 
 
 def prepare(
@@ -124,7 +77,7 @@ def prepare(
     check(manifest.rejects)
     if not table.num_rows:
         raise _no_image(images, total)
-    rows_per_shard = _rows_per_shard(table.num_rows, len(stored) * max(sizes) ** 2, shard_bytes)
+    rows_per_shard = rows_of_shard(table.num_rows, len(stored) * max(sizes) ** 2, shard_bytes)
     settings = {
         "images": manifest.folders,
         "channels": stored,
@@ -135,11 +88,11 @@ def prepare(
     fingerprint = _fingerprint(table, {**settings, "rows_per_shard": rows_per_shard, "version": FORMAT_VERSION})
     if finished := _finished(output, sizes, fingerprint, on_error):
         return finished
-    with _disk_full(output):
-        _start_or_resume(output, sizes.values(), {"fingerprint": fingerprint, **settings})
+    with disk_full_told("prepare.output", output):
+        start_or_resume(output, sizes.values(), {"fingerprint": fingerprint, **settings})
 
     numbers = range(-(-table.num_rows // rows_per_shard))
-    parts = _finished_parts(output, sizes, numbers)
+    parts = finished_parts(output, sizes, numbers)
     try:
         check(_rejects(manifest, parts))
     except InputError:  # an earlier run stopped here; look again, the files may have been mended
@@ -158,9 +111,9 @@ def prepare(
         done += part["rows"] + len(part["rejects"])
         on_progress(done, table.num_rows)
     if not any(part["rows"] for part in parts.values()):
-        remove(join(output, PARTS, _part_file(number)) for number in parts)  # the same command looks at all files again
+        remove(part_uri(output, number) for number in parts)  # the same command looks at all files again
         raise _no_image(images, total)
-    with _disk_full(output):
+    with disk_full_told("prepare.output", output):
         return _finish(output, sizes, manifest, table, parts, stored, white_level, fingerprint)
 
 
@@ -177,7 +130,7 @@ class _ShardTask:
         picked = self.source.table.take(pa.array(kept))
         ids, sources = picked["image_id"].to_pylist(), picked["source"].to_numpy()
         part: dict[str, Any] = {"number": number, "rows": len(ids), "rejects": rejects, "sizes": {}}
-        with _disk_full(self.output):
+        with disk_full_told("prepare.output", self.output):
             for (size, folder), images in zip(self.sizes.items(), pixels, strict=True):
                 data, offsets = encode_shard(ids, images)
                 file = f"shard-{number:05d}.arrow"
@@ -190,7 +143,7 @@ class _ShardTask:
                     "offsets": offsets,
                     "moments": _moments(images, sources, len(self.source.folders)),
                 }
-            write_json(join(self.output, PARTS, _part_file(number)), part)
+            write_json(part_uri(self.output, number), part)
         return part
 
 
@@ -211,7 +164,7 @@ def _finished(output: str, sizes: Mapping[int, str], fingerprint: str, on_error:
         indexes.append(index)
     if len(there) < len(sizes):
         return []
-    _clean(output, sizes.values())  # the run before may have been stopped between the last index and this
+    clean(output, sizes.values())  # the run before may have been stopped between the last index and this
     return indexes
 
 
@@ -264,25 +217,13 @@ def _finish(
         indexes.append(index)
     for folder, index in zip(sizes.values(), indexes, strict=True):
         write_json(join(folder, INDEX_FILE), index.model_dump(mode="json"))  # nothing a reader needs may follow this
-    _clean(output, sizes.values())
+    clean(output, sizes.values())
     return indexes
-
-
-def _clean(output: str, folders: Iterable[str]) -> None:
-    """Take away what only a `prepare` under way needs."""
-    _remove_unfinished([output, *folders])
-    remove([join(output, PARTS, name) for name in _names(join(output, PARTS))] + [join(output, PLAN_FILE)])
-    remove_empty_folder(join(output, PARTS))
 
 
 def _shuffled(table: pa.Table, seed: int) -> pa.Table:
     """One global random order, so that any run of consecutive rows is a fair sample."""
     return table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
-
-
-def _rows_per_shard(num_rows: int, row_bytes: int, shard_bytes: int) -> int:
-    for_all_cpus = -(-num_rows // MIN_SHARDS // CHUNK_ROWS) * CHUNK_ROWS
-    return int(max(CHUNK_ROWS, min(for_all_cpus, shard_bytes // row_bytes // CHUNK_ROWS * CHUNK_ROWS)))
 
 
 def _fingerprint(table: pa.Table, settings: dict[str, Any]) -> str:
@@ -298,20 +239,6 @@ def _ipc_file(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-@contextmanager
-def _disk_full(output: str) -> Iterator[None]:
-    """Say it plainly when the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"prepare.output = {output}: no space left on the disk - free some and run the same command again, "
-            "it goes on where it was"
-        ) from error
-
-
 def _no_image(images: str, total: int) -> InputError:
     return InputError(
         f"data.images = {images}: none of the {total} labelled images can be used - `hpa-ray check` tells why"
@@ -323,43 +250,6 @@ def _rejects(manifest: Manifest, parts: dict[int, dict[str, Any]]) -> list[Rejec
     return manifest.rejects + [Reject(*reject) for number in sorted(parts) for reject in parts[number]["rejects"]]
 
 
-def _start_or_resume(output: str, folders: Iterable[str], plan: dict[str, Any]) -> None:
-    names = _names_in(output)
-    _remove_unfinished([output, join(output, PARTS), *folders])
-    if PLAN_FILE in names:
-        try:
-            found = json.loads(read_bytes(join(output, PLAN_FILE)))["fingerprint"]
-        except (ValueError, TypeError, LookupError):
-            found = "damaged"
-        if found != plan["fingerprint"]:
-            raise InputError(
-                f"{output}: holds an unfinished prepare of other images or settings - "
-                "choose another folder or delete it"
-            )
-        return
-    for folder in dict.fromkeys([output, *folders]):
-        foreign = sorted(name for name in _names(folder) if not name.endswith(".tmp"))
-        if foreign:
-            raise InputError(
-                f"prepare.output = {folder}: holds other files ({foreign[0]!r}) - give an empty or new folder"
-            )
-    write_json(join(output, PLAN_FILE), plan)
-
-
-def _names_in(output: str) -> dict[str, int]:
-    """What is in the folder to write to, nothing if it is not there yet. Raises InputError if it can be no folder."""
-    try:
-        return _names(output)
-    except NotADirectoryError as error:
-        raise InputError(f"prepare.output = {output}: is a file - give a folder") from error
-
-
-def _remove_unfinished(folders: Iterable[str]) -> None:
-    """Take away what a killed process was about to write."""
-    for folder in dict.fromkeys(folders):
-        remove([join(folder, name) for name in _names(folder) if name.endswith(".tmp")])
-
-
 def _check_disk(output: str, needed: int) -> None:
     free = free_bytes(output)
     if free is not None and needed > free:
@@ -367,33 +257,6 @@ def _check_disk(output: str, needed: int) -> None:
             f"prepare.output = {output}: the shards need {needed / 2**20:,.0f} MiB, "
             f"the disk has {free / 2**20:,.0f} MiB free - free some, choose another folder or a smaller data.image_size"
         )
-
-
-def _part_file(number: int) -> str:
-    return f"shard-{number:05d}.json"
-
-
-def _finished_parts(output: str, sizes: Mapping[int, str], numbers: range) -> dict[int, dict[str, Any]]:
-    """What an earlier run has finished: parts whose shards are there and of the size that they were written with."""
-    noted = _names(join(output, PARTS))
-    found = {size: _names(folder) for size, folder in sizes.items()}
-    parts = {}
-    for file in [_part_file(number) for number in numbers if _part_file(number) in noted]:
-        try:
-            part = json.loads(read_bytes(join(output, PARTS, file)))
-            entries = {size: part["sizes"][str(size)] for size in sizes}
-            if all(found[size].get(entry["file"]) == entry["bytes"] for size, entry in entries.items()):
-                parts[int(part["number"])] = part
-        except (ValueError, TypeError, LookupError):  # not as it was written: done again
-            continue
-    return parts
-
-
-def _names(folder: str) -> dict[str, int]:
-    try:
-        return list_files(folder)
-    except FileNotFoundError:
-        return {}
 
 
 def _moments(pixels_BCSS: np.ndarray, source_B: np.ndarray, num_sources: int) -> list[Any]:

@@ -119,12 +119,14 @@ def test_control_c_leaves_a_summary_that_is_valid_and_a_run_that_goes_on(words: 
     process = start(longer, "interrupted")
     wait_for(lambda: (folder / "checkpoints" / "epoch-0002.pt").exists(), process)
     process.send_signal(signal.SIGINT)
+    codes = [1]
     try:
-        _, errors = process.communicate(timeout=5)
+        _, errors = process.communicate(timeout=8)
     except subprocess.TimeoutExpired:  # it came inside a call into C that swallows it: a user would press again
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+        codes.append(-signal.SIGINT)  # it was not swallowed, and the second one met Python while it was ending
+    assert process.returncode in codes
     assert "Traceback" not in errors
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "interrupted"

@@ -25,7 +25,8 @@ from hpa_ray.config import DataConfig
 from hpa_ray.errors import InputError
 from hpa_ray.ingest import ImageSource, prepare, reader
 from hpa_ray.ingest.decode import DecodeError, decode_plane
-from hpa_ray.ingest.prepare import _ShardTask, plan
+from hpa_ray.ingest.plan import plan
+from hpa_ray.ingest.prepare import _ShardTask
 from hpa_ray.ingest.stack import resize_plane, stack_planes
 from hpa_ray.ingest.tasks import run_tasks
 from hpa_ray.labels import NUM_CLASSES

@@ -252,7 +252,7 @@ def test_sources_are_opened_by_their_names(tmp_path: Path, gray_png: Callable[..
     assert manifest.table["labels"].to_pylist() == [[3], [3], [3], [5]]
     with pytest.raises(InputError, match="more than once"):
         open_images(DataConfig(images=one, labels=f"{one}/labels.csv", extra=(one,)))
-    with pytest.raises(InputError, match=r"three/labels\.csv: no such file"):
+    with pytest.raises(InputError, match=r"three: no labels\.csv in it"):
         open_images(DataConfig(images=one, labels=f"{one}/labels.csv", extra=(three,)))
 
 
