@@ -10,6 +10,9 @@ from hpa_ray.errors import InputError
 DATA_CPUS = 2
 """Logical CPUs that stay free for Ray Data beside the train workers: without any it never starts."""
 
+SHARED_KEPT = 16
+"""Values of `share` that a process holds on to; their arrays stay in Ray's object store and are not copied."""
+
 ENVIRONMENT = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # unset, a rank that never reports would be waited for for ever
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, every worker would install the environment anew
@@ -77,19 +80,23 @@ def share(value: Any) -> Any:
 
 
 def shared(reference: Any) -> Any:
-    """In a worker: the value behind a reference of `share`, fetched once per process; of the last reference only."""
+    """In a worker: the value behind a reference of `share`, fetched once per process.
+
+    A process keeps the last few: the pipelines of all train workers of a run share the processes that read.
+    """
     import ray
 
     key = reference.hex()
     if key not in _shared:
-        settings, value = ray.get(reference)
-        storage.configure(settings)
-        _shared.clear()
-        _shared[key] = value
-    return _shared[key]
+        while len(_shared) >= SHARED_KEPT:
+            del _shared[next(iter(_shared))]
+        _shared[key] = ray.get(reference)
+    settings, value = _shared[key]
+    storage.configure(settings)
+    return value
 
 
-_shared: dict[str, Any] = {}
+_shared: dict[str, tuple[storage.Settings, Any]] = {}
 
 
 def has_gpus(num_workers: int) -> bool:
