@@ -77,8 +77,12 @@ def name_classes(axes: Axes, order: "list[int]") -> None:
     axes.spines["left"].set_visible(False)
 
 
+PNG_LEVEL = 3
+"""Of zlib. Against Pillow's default of 6, exploring a label table takes 7.0 s instead of 7.7, for files 15 % larger."""
+
+
 def figure_png(figure: Figure, *, dpi: int = 200) -> bytes:
-    return _save(figure, "png", dpi=dpi)
+    return _save(figure, "png", dpi=dpi, pil_kwargs={"compress_level": PNG_LEVEL})
 
 
 def figure_svg(figure: Figure) -> bytes:
