@@ -27,10 +27,10 @@ from hpa_ray.manifest import (
     assign_parts,
     classes_missing,
     multi_hot_column,
+    open_groups,
     parse_parts,
     part_names,
     problem_lines,
-    read_group_table,
     read_label_table,
     write_split_table,
 )
@@ -82,7 +82,7 @@ def split(invocation: Invocation) -> dict[str, Any]:
     folds = "fold" in cfg.parts or len(parts) > 3
     names = part_names(parts, folds=folds)
     column = "fold" if folds else "split"
-    groups = read_group_table(config.data.groups) if config.data.groups else None
+    groups = open_groups(config.data.groups, ids)
     numbers = assign_parts(
         ids,
         targets,

@@ -15,7 +15,7 @@ from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.manifest.build import Manifest, build_manifest
 from hpa_ray.manifest.folder import list_folder
-from hpa_ray.manifest.tables import GroupTable, read_group_table, read_label_table
+from hpa_ray.manifest.tables import GroupTable, open_groups, read_label_table
 from hpa_ray.schema import LABELS, MANIFEST_ROW
 from hpa_ray.storage import absolute, exists, join
 
@@ -72,7 +72,7 @@ def open_images(cfg: DataConfig, *, channels: tuple[str, ...] | None = None) -> 
             notes.append(f"{absent:,} rows of {labels_uri} have no files in {images} and are not used")
     if problems:
         raise InputError(*problems)
-    groups = read_group_table(cfg.groups) if cfg.groups else None
+    groups = open_groups(cfg.groups, pa.concat_arrays([part["image_id"].combine_chunks() for part in parts]))
     if len(parts) == 1:
         return Manifest(parts[0], rejects, tuple(folders), notes)
     table, more = join_tables(parts, groups, cfg.conflict)

@@ -144,6 +144,19 @@ def read_group_table(uri: str) -> GroupTable:
     return GroupTable(ids.filter(pa.array(first)), groups.filter(pa.array(first)))
 
 
+def open_groups(uri: str | None, ids: pa.Array) -> GroupTable | None:
+    """The group table data.groups for images with these ids, None if it is unset.
+
+    Raises InputError if it can not be read or knows none of the ids: it would have no effect.
+    """
+    if uri is None:
+        return None
+    groups = read_group_table(uri)
+    if len(ids) and _rows_of(ids, groups.image_ids).null_count == len(ids):
+        raise InputError(f"data.groups = {uri}: none of its Ids is an image of the data - give the table of this data")
+    return groups
+
+
 def write_split_table(uri: str, image_ids: Words, parts: Words, *, column: str = "split") -> None:
     """The rows in the order of their Ids. Raises ValueError where a word would need quotes."""
     table = pa.table({"Id": _strings(image_ids), column: _strings(parts)})

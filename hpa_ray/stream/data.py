@@ -16,9 +16,9 @@ from hpa_ray.manifest import (
     check_ceiling,
     classes_missing,
     multi_hot_column,
+    open_groups,
     open_images,
     parse_parts,
-    read_group_table,
     read_split_table,
     split_rows,
 )
@@ -115,7 +115,7 @@ def _parts(
         shares = parse_parts(config.split.parts)
         if not 2 <= len(shares) <= 3:
             raise InputError(f"split.parts = {config.split.parts!r} - training needs train/val or train/val/test")
-        groups = read_group_table(config.data.groups) if config.data.groups else None
+        groups = open_groups(config.data.groups, ids)
         numbers = assign_parts(
             ids,
             targets,

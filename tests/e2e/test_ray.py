@@ -58,6 +58,17 @@ def test_prepare_on_ray_writes_the_same_bytes(dashboard: str, images: list[str],
         assert Path(output, name).read_bytes() == Path(shards, name).read_bytes(), name
 
 
+def test_check_on_ray_finds_what_it_finds_here(dashboard: str, images: list[str], tmp_path: Path) -> None:
+    found = []
+    for number in (0, 2):
+        assert main(["check", *images, f"check.output={tmp_path}/{number}", f"check.num_workers={number}"]) == 0
+        found.append(json.loads((tmp_path / str(number) / "check.json").read_text()))
+    for result in found:
+        del result["prepare"]  # holds a time
+    assert found[0] == found[1]
+    assert found[0]["num_usable"] == 60
+
+
 @pytest.mark.parametrize("source", ["shards", "images"])
 def test_two_readers_get_every_sample_once_and_in_order(
     dashboard: str, shards: str, images: list[str], source: str

@@ -107,6 +107,13 @@ def test_a_group_is_never_in_two_parts(words: list[str], tmp_path: Path) -> None
     assert any("in more than one source" in note for note in data.notes)
 
 
+def test_groups_of_other_data_are_refused(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("Id,group\nz0,a\nz1,a\n")
+    for some in (words, [word for word in words if "extra" not in word]):
+        with pytest.raises(InputError, match=r"groups\.csv: none of its Ids is an image of the data"):
+            open_data(load_config([*some, f"data.groups={tmp_path}/groups.csv"]))
+
+
 def test_an_extra_image_that_shows_what_validates_is_left_out(tmp_path: Path) -> None:
     ids = pa.array([f"m{k}" for k in range(8)] + ["x0", "x1", "x2"])
     (tmp_path / "groups.csv").write_text("Id,group\nm7,a\nx0,a\n")
