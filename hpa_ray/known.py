@@ -1,10 +1,13 @@
-"""Published intensities of Human Protein Atlas images, to hold a user's against. After: check, figures.
+"""Published numbers of Human Protein Atlas images, to hold a user's against. After: check, explore, fetch, figures.
 
-0 to 1 scale, stains in the order of channels.STAINS. The test images of the competition are about a quarter darker than
-those for training, the images of the public atlas up to half again as bright.
+Intensities are on the 0 to 1 scale, stains in the order of channels.STAINS. The test images of the competition are
+about a quarter darker than those for training, the images of the public atlas up to half again as bright.
 """
 
 from typing import NamedTuple
+
+TRAIN_IMAGES, TEST_IMAGES = 31_072, 11_702
+"""Images of the 2018 competition."""
 
 
 class Intensities(NamedTuple):

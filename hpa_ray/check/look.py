@@ -65,7 +65,7 @@ def _look_at_labels(report: Report, labels: LabelTable) -> None:
     report.class_counts = np.bincount(labels.labels.flatten().to_numpy(), minlength=NUM_CLASSES).tolist()
     lengths = np.bincount(labels.labels.value_lengths().to_numpy(zero_copy_only=False))
     report.labels_per_image = {count: int(images) for count, images in enumerate(lengths) if images}
-    report.num_without_class = report.labels_per_image.get(0, 0)
+    report.num_without_class = labels.num_empty
 
 
 def _decode_all(report: Report, source: ImageSource, num_workers: int, on_progress: Callable[[int, int], None]) -> int:

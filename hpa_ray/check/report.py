@@ -6,7 +6,7 @@ from typing import Any
 
 from hpa_ray.channels import STAINS
 from hpa_ray.known import COMPETITION_TRAIN
-from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
+from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.manifest import file_of
 from hpa_ray.schema import Reject
 
@@ -88,9 +88,6 @@ class Report:
         """Class, name, images, share of the labelled images."""
         total = max(self.num_labelled or 0, 1)
         return [(k, CLASS_NAMES[k], n, n / total) for k, n in enumerate(self.class_counts or [])]
-
-    def absent_classes(self) -> list[int]:
-        return [k for k in range(NUM_CLASSES) if self.class_counts is not None and not self.class_counts[k]]
 
     def as_json(self) -> dict[str, Any]:
         plain = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,21 +15,11 @@ from hpa_ray.duplicates import SIDE_PX, find_duplicates, hashes_of
 from hpa_ray.duplicates.page import PICTURE_PX, duplicates_page
 from hpa_ray.duplicates.tables import Report, groups_csv, pairs_csv
 from hpa_ray.errors import InputError
-from hpa_ray.ingest import ImageSource
-from hpa_ray.manifest import check_ceiling, open_images
+from hpa_ray.ingest import ImageSource, OpenedSource, open_source
+from hpa_ray.manifest import check_ceiling
 from hpa_ray.progress import console
 from hpa_ray.schema import Reject, Source, rejected_table
-from hpa_ray.shards import open_shards
 from hpa_ray.storage import join, write_bytes, write_parquet
-
-
-class Opened(NamedTuple):
-    """Images to compare: the source to hash them from, the one to picture them from, and their rows."""
-
-    source: Source
-    pictures: Source
-    table: pa.Table  # schema.MANIFEST_ROW
-    rejects: list[Reject]
 
 
 def duplicates(invocation: Invocation) -> dict[str, Any]:
@@ -37,7 +27,10 @@ def duplicates(invocation: Invocation) -> dict[str, Any]:
     if not has_data(config):
         config = with_atlas(config)
     cfg = config.duplicates
-    opened = _open(config)
+    alone = {"groups": None, "image_size": SIDE_PX}  # groups of an earlier run would hide images
+    opened = open_source(config.data.model_copy(update=alone))
+    for note in opened.notes:
+        console.say(f"note: {note}")
     _check(config, opened, opened.rejects)
     rows = pc.sort_indices(opened.table["image_id"]).to_numpy().astype(np.int64)  # shards are in random order
     with console.progress("duplicates", len(rows)) as show:
@@ -54,25 +47,13 @@ def duplicates(invocation: Invocation) -> dict[str, Any]:
     hashes_NC, informative_NC = hashes.hashes_NC[hashes.read_N], hashes.informative_NC[hashes.read_N]
     found = find_duplicates(hashes_NC, informative_NC, cfg.max_distance)
     report = Report(found, opened.table.take(pa.array(read)), read, config.data.channels, cfg.max_distance)
-    return _write(config, report, opened.pictures, opened.rejects + hashes.rejects)
+    pictures: Source = opened.source
+    if isinstance(pictures, ImageSource):
+        pictures = replace(pictures, image_size=PICTURE_PX)
+    return _write(config, report, pictures, opened.rejects + hashes.rejects)
 
 
-def _open(config: Config) -> Opened:
-    """Raises InputError if neither shards nor images are named or they can not be opened."""
-    cfg = config.data
-    if cfg.shards and (cfg.images or cfg.extra):
-        raise InputError("data.shards and data.images or data.extra are both set - give one of them")
-    if cfg.shards:
-        shards, table = open_shards(cfg.shards, cfg.channels)
-        return Opened(shards, shards, table, [])
-    manifest = open_images(cfg.model_copy(update={"groups": None}))  # groups of an earlier run would hide images
-    for note in manifest.notes:
-        console.say(f"note: {note}")
-    files = ImageSource(manifest.folders, manifest.table, cfg.channels, SIDE_PX, cfg.white_level)
-    return Opened(files, replace(files, image_size=PICTURE_PX), manifest.table, manifest.rejects)
-
-
-def _check(config: Config, opened: Opened, rejects: Sequence[Reject]) -> None:
+def _check(config: Config, opened: OpenedSource, rejects: Sequence[Reject]) -> None:
     cfg = config.data
     known = opened.table.num_rows + len(opened.rejects)
     check_ceiling(cfg.images or "", rejects, known, on_error=cfg.on_error, max_rejected=cfg.max_rejected)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from hpa_ray.channels import STAINS
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import resolve
 from hpa_ray.config import Config
@@ -21,7 +22,8 @@ from hpa_ray.fetch import (
     parse_classes,
     source_of,
 )
-from hpa_ray.fetch.kaggle import STAINS, TRAIN_IMAGES, explanation
+from hpa_ray.fetch.kaggle import explanation
+from hpa_ray.known import TRAIN_IMAGES
 from hpa_ray.manifest import read_label_table
 from hpa_ray.progress import console
 
@@ -46,7 +48,8 @@ def fetch(invocation: Invocation) -> dict[str, Any]:
         raise InputError(*table.problems)
     choice = choose(table, classes, cfg.limit)
     address.check_ids(choice.image_ids)
-    standing = look(cfg.output, choice, source_of(cfg.labels, cfg.url))
+    source = source_of(cfg.labels, cfg.url)
+    standing = look(cfg.output, choice, source)
     _say_plan(choice, standing, cfg.requests_per_s, address.url(choice.image_ids[0], "green"))
     if dry_run:
         _say_gains(choice.targets)
@@ -54,13 +57,19 @@ def fetch(invocation: Invocation) -> dict[str, Any]:
         return _plan_json(choice, standing, cfg.requests_per_s)
     assert cfg.output is not None
     manners = Manners(cfg.requests_per_s, cfg.max_attempts, cfg.timeout_s)
-    settings = {"classes": list(classes), "limit": cfg.limit, "requests_per_s": cfg.requests_per_s}
+    settings = {
+        "labels": cfg.labels,
+        **source,
+        "classes": list(classes),
+        "limit": cfg.limit,
+        "requests_per_s": cfg.requests_per_s,
+    }
     try:
         with console.progress("fetch", standing.num_images) as show:
             summary = download(
                 choice,
+                standing,
                 labels=table,
-                labels_uri=cfg.labels,
                 output=cfg.output,
                 address=address,
                 manners=manners,
@@ -146,6 +155,8 @@ def _kaggle(config: Config, *, dry_run: bool) -> dict[str, Any]:
         raise
     console.say(f"{found.images}: {found.num_images:,} images; {found.labels}: {found.num_labelled:,} rows")
     if (found.num_images, found.num_labelled) != (TRAIN_IMAGES, TRAIN_IMAGES):
-        console.say(f"expected {TRAIN_IMAGES:,} images of {STAINS} files each: `hpa-ray check` tells what is missing")
+        console.say(
+            f"expected {TRAIN_IMAGES:,} images of {len(STAINS)} files each: `hpa-ray check` tells what is missing"
+        )
     console.say(f"next: hpa-ray check data.images={found.images} data.labels={found.labels}")
     return {"images": found.images, "labels": found.labels, "num_images": found.num_images}

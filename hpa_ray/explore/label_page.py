@@ -7,8 +7,9 @@ import numpy as np
 
 from hpa_ray import figures, page
 from hpa_ray.explore.folder import FigureFolder
-from hpa_ray.explore.labels import COMPETITION_IMAGES, LabelNumbers
+from hpa_ray.explore.labels import LabelNumbers
 from hpa_ray.figures.style import class_label
+from hpa_ray.known import TRAIN_IMAGES
 from hpa_ray.labels import CLASS_NAMES, CLASS_TABLE
 
 SETS_SHOWN = 20
@@ -84,7 +85,7 @@ def _class_table(numbers: LabelNumbers) -> list[page.Block]:
         return [page.Table(columns, rows), page.Text("These are the labels of the 2018 competition's training images.")]
     columns.insert(4, page.Column("share in the competition", ".2%"))
     for row, (_, known) in zip(rows, CLASS_TABLE, strict=True):
-        row.insert(4, known / COMPETITION_IMAGES)
+        row.insert(4, known / TRAIN_IMAGES)
     return [page.Table(columns, rows)]
 
 

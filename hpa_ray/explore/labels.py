@@ -9,8 +9,6 @@ from hpa_ray.labels import CLASS_NAMES, CLASS_TABLE, NUM_CLASSES
 
 # N images, K class
 
-COMPETITION_IMAGES = 31_072
-
 
 class LabelNumbers(NamedTuple):
     num_images: int

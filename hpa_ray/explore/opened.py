@@ -1,7 +1,8 @@
 """The data that the configuration names, whatever its form. Before: manifest, ingest, shards. After: cli."""
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,14 +10,14 @@ import pyarrow as pa
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
 from hpa_ray.explore.pixels import SAMPLE_PX
-from hpa_ray.ingest import ImageSource
+from hpa_ray.ingest import ImageSource, OpenedSource, open_source
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.manifest import multi_hot_column, open_images, problem_lines, read_label_table
+from hpa_ray.manifest import multi_hot_column, problem_lines, read_label_table
 from hpa_ray.schema import Reject, Source
-from hpa_ray.shards import open_shards
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True)
+class Opened:
     """The data of the configuration: a row per image, and where pixels come from, if there are any."""
 
     where: str
@@ -30,12 +31,12 @@ class Opened(NamedTuple):
     rejects: list[Reject]
     notes: list[str]
 
-    @property
+    @functools.cached_property
     def known_N(self) -> np.ndarray:
         """Which images have labels."""
         return np.asarray(self.labels.is_valid())
 
-    @property
+    @functools.cached_property
     def targets_NK(self) -> np.ndarray:
         """Multi-hot labels, zeros where they are not known."""
         targets = np.zeros((len(self.labels), NUM_CLASSES), np.uint8)
@@ -50,21 +51,8 @@ class Opened(NamedTuple):
 def open_everything(config: Config) -> Opened:
     """Shards, or images with or without labels, or a label table alone. Raises InputError."""
     cfg = config.data
-    if cfg.shards:
-        if cfg.images or cfg.extra:
-            raise InputError("data.shards is set and other images too - explore one of them")
-        source, table = open_shards(cfg.shards, cfg.channels)
-        names = source_names([entry.name for entry in source.index.sources] or [cfg.shards])
-        return _opened(cfg.shards, table, names, source, source, [])
-    if cfg.images:
-        manifest = open_images(cfg)
-        names = source_names(manifest.folders)
-        pixels, samples = (
-            ImageSource(manifest.folders, manifest.table, cfg.channels, size, cfg.white_level)
-            for size in (cfg.image_size, SAMPLE_PX)
-        )
-        opened = _opened(" + ".join(manifest.folders), manifest.table, names, pixels, samples, manifest.rejects)
-        return opened._replace(notes=list(manifest.notes))
+    if cfg.shards or cfg.images:
+        return _opened(cfg.shards, open_source(cfg))
     assert cfg.labels is not None
     labels = read_label_table(cfg.labels)
     if not len(labels.image_ids):
@@ -83,11 +71,13 @@ def source_names(uris: Sequence[str]) -> list[str]:
     return [f"{name} ({number})" for number, name in enumerate(names, start=1)]
 
 
-def _opened(
-    where: str, table: pa.Table, names: list[str], pixels: Source, samples: Source, rejects: list[Reject]
-) -> Opened:
+def _opened(shards: str | None, opened: OpenedSource) -> Opened:
+    pixels, table, names, rejects, notes = opened
+    where = shards or " + ".join(names)
     if not table.num_rows:
         reasons = problem_lines(where, rejects)
         raise InputError(*reasons, f"{where}: none of its images can be used - `hpa-ray check` tells why")
+    samples = replace(pixels, image_size=SAMPLE_PX) if isinstance(pixels, ImageSource) else pixels
     ids, labels = table["image_id"].combine_chunks(), table["labels"].combine_chunks()
-    return Opened(where, ids, labels, table["source"].to_numpy(), names, pixels, samples, [], rejects, [])
+    source_N = table["source"].to_numpy()
+    return Opened(where, ids, labels, source_N, source_names(names), pixels, samples, [], rejects, notes)

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from hpa_ray.channels import STAINS
-from hpa_ray.errors import InputError, disk_full_told
+from hpa_ray.errors import InputError
 from hpa_ray.fetch.address import Address
 from hpa_ray.fetch.choose import Choice
-from hpa_ray.fetch.folder import Summary, begin, finish, look, source_of
+from hpa_ray.fetch.folder import Standing, Summary, begin, finish
 from hpa_ray.fetch.line import Line, Manners
-from hpa_ray.fetch.unit import MAX_REFUSALS, REFUSED, UNAVAILABLE, Failure, Unit, UnitTask, Wanted
+from hpa_ray.fetch.unit import KEY, MAX_REFUSALS, REFUSED, UNAVAILABLE, Failure, Unit, UnitTask, Wanted
 from hpa_ray.ingest.tasks import run_tasks
 from hpa_ray.manifest import LabelTable
+from hpa_ray.output import disk_full_told
 
 WORKERS = 2
 UNIT_S = 10.0
@@ -28,9 +29,9 @@ MAX_ALIKE = 8
 
 def download(
     choice: Choice,
+    standing: Standing,
     *,
     labels: LabelTable,
-    labels_uri: str,
     output: str,
     address: Address,
     manners: Manners,
@@ -40,22 +41,18 @@ def download(
 ) -> Summary:
     """Download what is not there yet; the same call goes on where it was stopped. on_progress(images done, note).
 
-    settings go into fetch.json. num_workers: Ray Data tasks at a time, None for two, 0 for threads of this process.
-    Raises InputError for a folder that holds something else, a disk that is too small, and a server that refuses us or
-    does not have what the pattern asks for.
+    standing: what `look` has found in the folder. settings go into fetch.json. num_workers: Ray Data tasks at a time,
+    None for two, 0 for threads of this process. Raises InputError for a disk that is too small, and a server that
+    refuses us or does not have what the pattern asks for.
     """
-    address.check_ids(choice.image_ids)
-    source = source_of(labels_uri, address.pattern)
-    standing = look(output, choice, source)
-    plan = {"labels": labels_uri, **source, **settings}
     num_tasks = WORKERS if num_workers is None else num_workers
     units = list(_units(standing.missing, manners.requests_per_s / max(num_tasks, 1)))
     task = UnitTask(output, address, units, manners, shares=num_tasks, run=standing.run)
     done, num_bytes, retries = standing.num_images - len(standing.missing), 0, standing.retries.copy()
     failures: dict[str, Failure] = {}
-    with disk_full_told("fetch.output", output), _line(task if num_tasks == 0 else None) as stop:
+    with disk_full_told(KEY, output), _line(task if num_tasks == 0 else None) as stop:
         guard = _Guard(standing.num_complete, stop)
-        begin(output, standing, plan)
+        begin(output, standing, settings)
         on_progress(done, "")
         for unit in _run(task, len(units), num_tasks):
             failures |= {failure.image_id: failure for failure in unit.failures}
@@ -65,7 +62,7 @@ def download(
             on_progress(done, f"{num_bytes / 2**20:,.1f} MiB, {retries.total():,} repeats, {len(failures):,} left out")
             guard.judge(unit)
         rejects = [*standing.unavailable.values(), *(failure.as_reject() for failure in failures.values())]
-        return finish(output, choice, labels, plan, rejects, retries)
+        return finish(output, choice, labels, settings, rejects, retries)
 
 
 def _units(missing: list[Wanted], requests_per_s: float) -> Iterator[list[Wanted]]:

@@ -18,14 +18,14 @@ from hpa_ray.channels import STAINS
 from hpa_ray.errors import InputError
 from hpa_ray.fetch.choose import Choice, class_gains
 from hpa_ray.fetch.line import NOT_AVAILABLE
-from hpa_ray.fetch.unit import NOTES, Failure, Unit, Wanted
+from hpa_ray.fetch.unit import KEY, NOTES, Failure, Unit, Wanted
 from hpa_ray.labels import format_labels
 from hpa_ray.manifest import LabelTable, folder_of
+from hpa_ray.output import names_in, remove_unfinished
 from hpa_ray.schema import Reject, rejected_table
 from hpa_ray.storage import (
     free_bytes,
     join,
-    list_files,
     read_bytes,
     remove,
     remove_empty_folder,
@@ -83,7 +83,7 @@ def source_of(labels_uri: str, url: str) -> dict[str, Any]:
 
 def look(output: str | None, choice: Choice, source: dict[str, Any]) -> Standing:
     """One listing of the folder; nothing is written. Raises InputError if it holds something else."""
-    sizes = listing(output) if output else {}
+    sizes = names_in(KEY, output) if output else {}
     folder = folder_of(output or "", {name: size for name, size in sizes.items() if size})
     run, unavailable, retries = 0, dict[str, Reject](), Counter[str]()
     found = _fetch_of(output, sizes, source, has_images=bool(folder.num_images)) if output else None
@@ -113,12 +113,12 @@ def begin(output: str, standing: Standing, plan: dict[str, Any]) -> None:
     free = free_bytes(output)
     if free is not None and standing.num_bytes > free:
         raise InputError(
-            f"fetch.output = {output}: the images need about {standing.num_bytes / 2**20:,.0f} MiB "
+            f"{KEY} = {output}: the images need about {standing.num_bytes / 2**20:,.0f} MiB "
             f"({standing.num_files:,} files of {'' if standing.is_measured else 'presumably '}"
             f"{standing.file_bytes / 1000:,.0f} kB), the disk has {free / 2**20:,.0f} MiB free - "
             "free some, choose another folder or a smaller fetch.limit"
         )
-    remove(join(output, name) for name in listing(output) if name.endswith(".tmp"))
+    remove_unfinished(KEY, [output])
     if standing.is_new:  # what is noted there is of another server or table
         _remove_notes(output)
         remove([join(output, REJECTED_FILE), join(output, LABELS_FILE)])
@@ -136,7 +136,7 @@ def finish(
     retries: Counter[str],
 ) -> Summary:
     """Write the tables of what the folder really holds, fetch.json last. Raises InputError if no image is complete."""
-    sizes = {name: size for name, size in listing(output).items() if size}
+    sizes = {name: size for name, size in names_in(KEY, output).items() if size}
     folder = folder_of(output, sizes)
     complete = set(folder.image_ids.filter(pa.array(folder.complete(STAINS) >= 0)).to_pylist())
     left_out = {reject.image_id: reject for reject in rejects if reject.image_id not in complete}
@@ -149,7 +149,7 @@ def finish(
     if not rows:
         reason = f", the first is: {ordered[0].reason}" if ordered else ""
         raise InputError(
-            f"fetch.output = {output}: none of the {len(choice.image_ids)} images could be had - "
+            f"{KEY} = {output}: none of the {len(choice.image_ids)} images could be had - "
             f"{REJECTED_FILE} there has the reasons{reason}"
         )
     lines = [f"{image_id},{target}\n" for image_id, target in [("Id", "Target"), *rows]]
@@ -171,33 +171,21 @@ def finish(
     return summary
 
 
-def listing(output: str) -> dict[str, int]:
-    """Name -> bytes; nothing for a folder that is not there yet. Raises InputError for a file."""
-    try:
-        return list_files(output)
-    except FileNotFoundError:
-        return {}
-    except NotADirectoryError as error:
-        raise InputError(f"fetch.output = {output}: is a file - give a folder") from error
-
-
 def _fetch_of(output: str, sizes: dict[str, int], source: dict[str, Any], *, has_images: bool) -> dict[str, Any] | None:
     """fetch.json of the fetch to go on with, None for a new one. Raises InputError if the folder is none of ours."""
     if FETCH_FILE not in sizes:
         foreign = sorted(name for name in sizes if not name.endswith(".tmp"))
         if foreign:
-            raise InputError(
-                f"fetch.output = {output}: holds other files ({foreign[0]!r}) - give an empty or new folder"
-            )
+            raise InputError(f"{KEY} = {output}: holds other files ({foreign[0]!r}) - give an empty or new folder")
         return None
     found = _fetch_json(output)
     if found.get("format") != FORMAT:
-        raise InputError(f"fetch.output = {output}: {FETCH_FILE} there is none of ours - give an empty or new folder")
+        raise InputError(f"{KEY} = {output}: {FETCH_FILE} there is none of ours - give an empty or new folder")
     if all(found.get(key) == value for key, value in source.items()):
         return found
     if has_images:
         raise InputError(
-            f"fetch.output = {output}: holds images of another fetch.url or fetch.labels - "
+            f"{KEY} = {output}: holds images of another fetch.url or fetch.labels - "
             "give these again, choose another folder or delete it"
         )
     return None
@@ -214,7 +202,7 @@ def _fetch_json(output: str) -> dict[str, Any]:
 def _read_notes(output: str) -> tuple[int, dict[str, Reject], Counter[str]]:
     """Number of the next run; images that the server does not have; repeated requests of earlier runs by reason."""
     run, unavailable, retries = 0, dict[str, Reject](), Counter[str]()
-    for name in sorted(name for name in listing(join(output, NOTES)) if name.endswith(".json")):
+    for name in sorted(name for name in names_in(KEY, join(output, NOTES)) if name.endswith(".json")):
         try:
             note = Unit(**json.loads(read_bytes(join(output, NOTES, name))))
             failures = [Failure(*values) for values in note.failures]
@@ -228,7 +216,7 @@ def _read_notes(output: str) -> tuple[int, dict[str, Reject], Counter[str]]:
 
 
 def _remove_notes(output: str) -> None:
-    remove(join(output, NOTES, name) for name in listing(join(output, NOTES)))
+    remove(join(output, NOTES, name) for name in names_in(KEY, join(output, NOTES)))
     remove_empty_folder(join(output, NOTES))
 
 

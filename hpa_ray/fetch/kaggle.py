@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import requests
 
+from hpa_ray.channels import STAINS
 from hpa_ray.errors import InputError
+from hpa_ray.known import TEST_IMAGES, TRAIN_IMAGES
 from hpa_ray.manifest import list_folder, read_label_table
 from hpa_ray.storage import free_bytes, is_local
 
@@ -25,7 +27,6 @@ PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
 CACHE_VARIABLE = "KAGGLEHUB_CACHE"
 DOWNLOAD, ARRIVED = "download", "arrived"
 """Folder below the output that holds the download until it is complete, and the file that says that it is."""
-TRAIN_IMAGES, TEST_IMAGES, STAINS = 31_072, 11_702, 4
 NEEDED_BYTES = 2 * 14 * 2**30
 """The training part is 13 to 14 GB, as an archive and unpacked beside it; the test part comes on top."""
 PAUSE_S = 5.0
@@ -51,8 +52,8 @@ def explanation(output: str) -> list[str]:
     """What the download is, and what it takes."""
     free = free_bytes(output)
     return [
-        f"competition {COMPETITION}: {STAINS * TRAIN_IMAGES:,} PNG files of {TRAIN_IMAGES:,} training images and "
-        f"{STAINS * TEST_IMAGES:,} of {TEST_IMAGES:,} test images, 512 px",
+        f"competition {COMPETITION}: {len(STAINS) * TRAIN_IMAGES:,} PNG files of {TRAIN_IMAGES:,} training images and "
+        f"{len(STAINS) * TEST_IMAGES:,} of {TEST_IMAGES:,} test images, 512 px",
         "13 to 14 GB for the training part, the test part on top, and as much again while it is unpacked",
         f"free at {output}: {'not known' if free is None else f'{free / 2**30:,.0f} GiB'}",
         f"it takes a Kaggle token, and the rules accepted in a browser: {PAGE}/rules",

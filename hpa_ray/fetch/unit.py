@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from hpa_ray.errors import disk_full_told
 from hpa_ray.fetch.address import Address
 from hpa_ray.fetch.line import GivenUp, Line, Manners, Pace, Refused, Stopped, Unavailable
 from hpa_ray.ingest.decode import decode_plane
+from hpa_ray.output import disk_full_told
 from hpa_ray.schema import Reject
 from hpa_ray.storage import join, write_bytes, write_json
 
+KEY = "fetch.output"
 NOTES = "parts"
 """Folder of what went wrong in each unit, until a fetch is finished: a restart knows what not to ask for again."""
 CONNECTIONS = 2
@@ -83,7 +84,7 @@ class UnitTask:
             self.line.pace = Pace(self.manners.requests_per_s / self.shares)
         unit = _Download(self, self.line, self.units[number]).run()
         if unit.failures or unit.retries:
-            with disk_full_told("fetch.output", self.output):
+            with disk_full_told(KEY, self.output):
                 write_json(join(self.output, NOTES, f"{self.run:04d}-{number:06d}.json"), unit._asdict())
         return unit._asdict()
 
@@ -132,7 +133,7 @@ class _Download:
         except Stopped:
             return
         name = f"{image_id}_{stain}.{extension}"
-        with disk_full_told("fetch.output", self.task.output):
+        with disk_full_told(KEY, self.task.output):
             write_bytes(join(self.task.output, name), answer.data)
         with self.lock:
             self.saved[image_id] += 1

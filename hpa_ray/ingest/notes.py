@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpa_ray.errors import InputError
-from hpa_ray.storage import join, list_files, read_bytes, read_many, remove, remove_empty_folder, write_json
+from hpa_ray.output import names_in, remove_unfinished
+from hpa_ray.storage import join, read_bytes, read_many, remove, remove_empty_folder, write_json
 
+KEY = "prepare.output"
 PLAN_FILE = "plan.json"
 PARTS = "parts"
 
@@ -19,8 +21,8 @@ def part_uri(output: str, number: int) -> str:
 
 
 def start_or_resume(output: str, folders: Iterable[str], plan: dict[str, Any]) -> None:
-    names = names_in(output)
-    _remove_unfinished([output, join(output, PARTS), *folders])
+    names = names_in(KEY, output)
+    remove_unfinished(KEY, [output, join(output, PARTS), *folders])
     if PLAN_FILE in names:
         try:
             found = json.loads(read_bytes(join(output, PLAN_FILE)))["fingerprint"]
@@ -33,26 +35,10 @@ def start_or_resume(output: str, folders: Iterable[str], plan: dict[str, Any]) -
             )
         return
     for folder in dict.fromkeys([output, *folders]):
-        foreign = sorted(name for name in _names(folder) if not name.endswith(".tmp"))
+        foreign = sorted(name for name in names_in(KEY, folder) if not name.endswith(".tmp"))
         if foreign:
-            raise InputError(
-                f"prepare.output = {folder}: holds other files ({foreign[0]!r}) - give an empty or new folder"
-            )
+            raise InputError(f"{KEY} = {folder}: holds other files ({foreign[0]!r}) - give an empty or new folder")
     write_json(join(output, PLAN_FILE), plan)
-
-
-def names_in(output: str) -> dict[str, int]:
-    """What is in the folder to write to, nothing if it is not there yet. Raises InputError if it can be no folder."""
-    try:
-        return _names(output)
-    except NotADirectoryError as error:
-        raise InputError(f"prepare.output = {output}: is a file - give a folder") from error
-
-
-def _remove_unfinished(folders: Iterable[str]) -> None:
-    """Take away what a killed process was about to write."""
-    for folder in dict.fromkeys(folders):
-        remove([join(folder, name) for name in _names(folder) if name.endswith(".tmp")])
 
 
 def _part_file(number: int) -> str:
@@ -61,8 +47,8 @@ def _part_file(number: int) -> str:
 
 def finished_parts(output: str, sizes: Mapping[int, str], numbers: range) -> dict[int, dict[str, Any]]:
     """What an earlier run has finished: parts whose shards are there and of the size that they were written with."""
-    noted = _names(join(output, PARTS))
-    found = {size: _names(folder) for size, folder in sizes.items()}
+    noted = names_in(KEY, join(output, PARTS))
+    found = {size: names_in(KEY, folder) for size, folder in sizes.items()}
     parts = {}
     for content in read_many([part_uri(output, number) for number in numbers if _part_file(number) in noted]):
         try:
@@ -77,15 +63,8 @@ def finished_parts(output: str, sizes: Mapping[int, str], numbers: range) -> dic
     return parts
 
 
-def _names(folder: str) -> dict[str, int]:
-    try:
-        return list_files(folder)
-    except FileNotFoundError:
-        return {}
-
-
 def clean(output: str, folders: Iterable[str]) -> None:
     """Take away what only a `prepare` under way needs."""
-    _remove_unfinished([output, *folders])
-    remove([join(output, PARTS, name) for name in _names(join(output, PARTS))] + [join(output, PLAN_FILE)])
+    remove_unfinished(KEY, [output, *folders])
+    remove([join(output, PARTS, name) for name in names_in(KEY, join(output, PARTS))] + [join(output, PLAN_FILE)])
     remove_empty_folder(join(output, PARTS))

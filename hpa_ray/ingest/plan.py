@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpa_ray.ingest.notes import names_in
+from hpa_ray.ingest.notes import KEY
 from hpa_ray.ingest.reader import ImageSource
 from hpa_ray.manifest import Manifest
+from hpa_ray.output import names_in
 from hpa_ray.shards import CHUNK_ROWS
 from hpa_ray.storage import free_bytes
 
@@ -42,7 +43,7 @@ def plan(
     white_level: int = 65535,
 ) -> Plan:
     """Size and time of a `prepare`, from a few images that are read; nothing is written."""
-    names_in(output)
+    names_in(KEY, output)  # refuses a file
     num_images = manifest.table.num_rows
     row_bytes = len(channels) * sum(size**2 for size in sizes)
     source = ImageSource(manifest.folders, manifest.table, channels, max(sizes), white_level)

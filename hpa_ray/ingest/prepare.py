@@ -13,14 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from hpa_ray.channels import STAIN_ORDER, STAINS
-from hpa_ray.errors import InputError, disk_full_told
-from hpa_ray.ingest.notes import clean, finished_parts, part_uri, start_or_resume
+from hpa_ray.errors import InputError
+from hpa_ray.ingest.notes import KEY, clean, finished_parts, part_uri, start_or_resume
 from hpa_ray.ingest.plan import SHARD_BYTES, rows_of_shard
 from hpa_ray.ingest.reader import ImageSource
 from hpa_ray.ingest.stack import RESIZE_RULE
 from hpa_ray.ingest.tasks import run_tasks
 from hpa_ray.labels import VOCABULARY
 from hpa_ray.manifest import Manifest, check_ceiling
+from hpa_ray.output import disk_full_told
 from hpa_ray.schema import Reject, rejected_table
 from hpa_ray.shards import (
     CHUNK_ROWS,
@@ -88,15 +89,17 @@ def prepare(
     fingerprint = _fingerprint(table, {**settings, "rows_per_shard": rows_per_shard, "version": FORMAT_VERSION})
     if finished := _finished(output, sizes, fingerprint, on_error):
         return finished
-    with disk_full_told("prepare.output", output):
+    with disk_full_told(KEY, output):
         start_or_resume(output, sizes.values(), {"fingerprint": fingerprint, **settings})
 
     numbers = range(-(-table.num_rows // rows_per_shard))
     parts = finished_parts(output, sizes, numbers)
+    rejects = _rejects(manifest, parts)
     try:
-        check(_rejects(manifest, parts))
+        check(rejects)
     except InputError:  # an earlier run stopped here; look again, the files may have been mended
         parts = {number: part for number, part in parts.items() if not part["rejects"]}
+        rejects = list(manifest.rejects)
     missing = [number for number in numbers if number not in parts]
     row_bytes = len(stored) * sum(size**2 for size in sizes)
     _check_disk(output, min(len(missing) * rows_per_shard, table.num_rows) * row_bytes)
@@ -107,13 +110,15 @@ def prepare(
     work = _ShardTask(source, output, dict(sizes), rows_per_shard)
     for part in run_tasks(work, missing, num_workers=num_workers):
         parts[part["number"]] = part
-        check(_rejects(manifest, parts))
+        if part["rejects"]:
+            rejects += [Reject(*reject) for reject in part["rejects"]]
+            check(rejects)
         done += part["rows"] + len(part["rejects"])
         on_progress(done, table.num_rows)
     if not any(part["rows"] for part in parts.values()):
         remove(part_uri(output, number) for number in parts)  # the same command looks at all files again
         raise _no_image(images, total)
-    with disk_full_told("prepare.output", output):
+    with disk_full_told(KEY, output):
         return _finish(output, sizes, manifest, table, parts, stored, white_level, fingerprint)
 
 
@@ -130,7 +135,7 @@ class _ShardTask:
         picked = self.source.table.take(pa.array(kept))
         ids, sources = picked["image_id"].to_pylist(), picked["source"].to_numpy()
         part: dict[str, Any] = {"number": number, "rows": len(ids), "rejects": rejects, "sizes": {}}
-        with disk_full_told("prepare.output", self.output):
+        with disk_full_told(KEY, self.output):
             for (size, folder), images in zip(self.sizes.items(), pixels, strict=True):
                 data, offsets = encode_shard(ids, images)
                 file = f"shard-{number:05d}.arrow"

@@ -1,4 +1,4 @@
-"""Decoded planes of one image -> one (C, S, S) uint8 image. Before: ingest/decode. After: shards/format, stream."""
+"""Decoded planes of one image: do they fit together, and to one size. Before: ingest/decode. After: ingest/reader."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,6 @@ RESIZE_RULE = "area"
 
 Block means where the sizes divide, to the nearest gray level but for means that are all but half way between two.
 """
-
-
-def stack_planes(planes: Sequence[np.ndarray], image_size: int) -> np.ndarray:
-    """C planes (H, H) uint8 of one size -> (C, S, S) uint8. Raises DecodeError if they do not fit together."""
-    check_shapes([plane.shape for plane in planes])
-    return np.stack([resize_plane(plane, image_size) for plane in planes])
 
 
 def check_shapes(shapes: Sequence[tuple[int, ...]]) -> None:

@@ -1,17 +1,15 @@
 """A shard folder as a source of pixels: memory-mapped when local, ranged reads when remote. After: stream."""
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from hpa_ray import storage
 from hpa_ray.errors import InputError
 from hpa_ray.schema import MANIFEST_ROW, Images
 from hpa_ray.shards.format import MANIFEST_FILE, ShardIndex, check_files, read_index
-from hpa_ray.storage import is_local, join, open_random_access, read_bytes
+from hpa_ray.storage import concurrently, is_local, join, open_random_access, read_bytes
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,7 @@ class ShardSource:
             for k in range(len(rows)):
                 copy(k)
         else:
-            with ThreadPoolExecutor(storage.settings().concurrency) as pool:
-                list(pool.map(copy, range(len(rows))))
+            concurrently(copy, range(len(rows)))
         return Images(np.asarray(rows, np.int64), pixels, [])
 
     @functools.cached_property

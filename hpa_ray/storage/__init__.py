@@ -15,6 +15,7 @@ from hpa_ray.storage.files import (
 from hpa_ray.storage.many import read_many
 from hpa_ray.storage.remote import RemoteFile
 from hpa_ray.storage.settings import Settings, add_retries, configure, settings, take_retries
+from hpa_ray.storage.threads import concurrently
 from hpa_ray.storage.uris import absolute, is_local, join, shown
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Settings",
     "absolute",
     "add_retries",
+    "concurrently",
     "configure",
     "exists",
     "free_bytes",

@@ -1,20 +1,16 @@
 """Many small files in the order asked for, several requests under way. After: storage/files."""
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from hpa_ray.storage.files import read_bytes
 from hpa_ray.storage.settings import settings
+from hpa_ray.storage.threads import pool
 from hpa_ray.storage.uris import is_local
 
 AHEAD = 2
 """Files asked for and not yet taken, per request in flight: enough that a slow consumer never stops the requests."""
-
-_lock = threading.Lock()
-_pools: dict[int, ThreadPoolExecutor] = {}
-"""By size. Kept: sixteen new threads for every call cost 6 ms."""
 
 
 def read_many(uris: Sequence[str]) -> Iterator[bytes | OSError]:
@@ -23,13 +19,12 @@ def read_many(uris: Sequence[str]) -> Iterator[bytes | OSError]:
     Remote files are fetched ahead of the consumer by Settings.concurrency threads, which all calls in this process
     share; at most twice as many files are held. Local ones are read when their turn comes.
     """
-    concurrency = settings().concurrency
-    pool = None if all(is_local(uri) for uri in uris) else _pool(concurrency)
+    held = 1 if all(is_local(uri) for uri in uris) else AHEAD * settings().concurrency
     waiting: deque[str | Future[bytes | OSError]] = deque()
     try:
         for uri in uris:
-            waiting.append(uri if is_local(uri) or pool is None else pool.submit(_read, uri))
-            if len(waiting) >= AHEAD * concurrency or pool is None:
+            waiting.append(uri if is_local(uri) else pool().submit(_read, uri))
+            if len(waiting) >= held:
                 yield _result(waiting.popleft())
         while waiting:
             yield _result(waiting.popleft())
@@ -48,10 +43,3 @@ def _read(uri: str) -> bytes | OSError:
         return read_bytes(uri)
     except OSError as error:
         return error
-
-
-def _pool(concurrency: int) -> ThreadPoolExecutor:
-    with _lock:
-        if concurrency not in _pools:
-            _pools[concurrency] = ThreadPoolExecutor(concurrency, thread_name_prefix="storage")
-        return _pools[concurrency]

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ from hpa_ray.storage.buckets import Bucket, open_bucket
 from hpa_ray.storage.failures import told
 from hpa_ray.storage.remote import RemoteFile, check_length
 from hpa_ray.storage.retry import Transient, retried
-from hpa_ray.storage.settings import settings
+from hpa_ray.storage.threads import concurrently
 from hpa_ray.storage.uris import join, shown
 
 T = TypeVar("T")
@@ -85,7 +84,7 @@ class ObjectFiles:
             raise error(number, os.strerror(number), shown(uri))
         # The client shows the mark of a folder, an empty object "sub/" as some tools make, as "sub".
         empty = [name for name, size in sizes.items() if size == 0]
-        for name, found in zip(empty, _at_once(lambda name: _size(join(uri, name)), empty), strict=True):
+        for name, found in zip(empty, concurrently(lambda name: _size(join(uri, name)), empty), strict=True):
             if found is None:
                 del sizes[name]
             else:
@@ -115,7 +114,7 @@ class ObjectFiles:
             for start in range(0, len(keys), DELETES_PER_REQUEST):
                 some = keys[start : start + DELETES_PER_REQUEST]
                 _remove(uri_of[some[0]], some)
-        _at_once(_remove, list(single))
+        concurrently(_remove, list(single))
 
 
 def _remove(uri: str, keys: Sequence[str] | None = None) -> None:
@@ -179,10 +178,3 @@ def _below(uri: str) -> Iterator[tuple[str, int]]:
         subfolder, slash, _ = after[start:].partition("/")
         if slash:
             after, stream = f"{after[:start]}{subfolder}/{AFTER_ALL}", None
-
-
-def _at_once(call: Callable[[str], T], items: Sequence[str]) -> list[T]:
-    if not items:
-        return []
-    with ThreadPoolExecutor(min(len(items), settings().concurrency)) as pool:
-        return list(pool.map(call, items))

@@ -120,11 +120,11 @@ def test_credentials_are_never_told(tmp_path: Path) -> None:
         (["duplicates", "data.labels=x.csv"], "no images: give data.images=FOLDER"),
         (
             ["duplicates", "data.images=x", "data.shards=x"],
-            "data.shards and data.images or data.extra are both set - give one of them",
+            "data.shards and data.images are both set - shards already hold the images, give one of them",
         ),
         (
             ["explore", "data.images=x", "data.shards=x"],
-            "data.shards is set and other images too - explore one of them",
+            "data.shards and data.images are both set - shards already hold the images, give one of them",
         ),
         (["prepare", "data.images=x", "data.labels=x"], "prepare needs prepare.output=FOLDER"),
         (

@@ -19,7 +19,7 @@ from web_server import KINDS, Faults, WebServer, jpeg_of, web_server
 from hpa_ray.channels import STAINS
 from hpa_ray.cli.main import main
 from hpa_ray.errors import InputError
-from hpa_ray.fetch import Manners, Summary, choose, download, folder, parse_address
+from hpa_ray.fetch import Manners, Summary, choose, download, folder, look, parse_address, source_of
 from hpa_ray.manifest import read_label_table
 
 QUICK = Manners(requests_per_s=400, max_attempts=4, timeout_s=0.3, backoff_s=0.02, max_pause_s=0.15)
@@ -42,14 +42,16 @@ def files_of(ids: list[str]) -> set[str]:
 
 def get(server: WebServer, labels: Path, output: Path, manners: Manners = QUICK, **changes: Any) -> Summary:
     table = read_label_table(str(labels))
+    address = parse_address(changes.pop("url", server.pattern))
+    choice, source = choose(table, range(28), changes.pop("limit", None)), source_of(str(labels), address.pattern)
     return download(
-        choose(table, range(28), changes.pop("limit", None)),
+        choice,
+        look(str(output), choice, source),
         labels=table,
-        labels_uri=str(labels),
         output=str(output),
-        address=parse_address(changes.pop("url", server.pattern)),
+        address=address,
         manners=manners,
-        settings={},
+        settings=source,
         num_workers=0,
         **changes,
     )

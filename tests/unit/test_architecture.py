@@ -14,7 +14,7 @@ PACKAGE = Path(hpa_ray.__file__).parent
 LAYERS = (
     ("errors",),
     ("channels", "labels", "storage", "progress", "known"),
-    ("config", "schema", "page", "cluster"),
+    ("config", "schema", "page", "cluster", "output"),
     ("manifest", "shards", "augment", "model", "loss", "metrics", "synth", "figures"),
     ("ingest", "checkpoint"),
     ("stream", "check", "explore", "duplicates", "fetch"),

@@ -27,7 +27,7 @@ from hpa_ray.ingest import ImageSource, prepare, reader
 from hpa_ray.ingest.decode import DecodeError, decode_plane
 from hpa_ray.ingest.plan import plan
 from hpa_ray.ingest.prepare import _ShardTask
-from hpa_ray.ingest.stack import resize_plane, stack_planes
+from hpa_ray.ingest.stack import check_shapes, resize_plane
 from hpa_ray.ingest.tasks import run_tasks
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.manifest import Manifest, open_images
@@ -87,17 +87,11 @@ def test_any_other_factor_averages_every_pixel_once(size: int, more: int, seed: 
         assert np.abs(resize_plane(plane, size) - sums / counts).max() <= 1.01  # rows and columns are rounded in turn
 
 
-def test_planes_stay_in_their_order() -> None:
-    stack = stack_planes([np.full((8, 8), value, np.uint8) for value in (3, 1, 2)], 4)
-    assert stack.shape == (3, 4, 4)
-    assert stack[:, 0, 0].tolist() == [3, 1, 2]
-
-
 def test_planes_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(DecodeError, match=r"planes of different sizes: 8 x 8 px, 9 x 9 px"):
-        stack_planes([np.zeros((8, 8), np.uint8), np.zeros((9, 9), np.uint8)], 4)
+        check_shapes([(8, 8), (9, 9)])
     with pytest.raises(DecodeError, match="10 x 8 px, expected a square"):
-        stack_planes([np.zeros((8, 10), np.uint8)], 4)
+        check_shapes([(8, 10)])
 
 
 def test_real_images_keep_their_brightness(real_data: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from hpa_ray.storage import (
     Settings,
     absolute,
     add_retries,
+    concurrently,
     configure,
     exists,
     free_bytes,
@@ -31,6 +33,7 @@ from hpa_ray.storage import (
     read_many,
     remove,
     remove_empty_folder,
+    settings,
     shown,
     take_retries,
     write_bytes,
@@ -243,6 +246,37 @@ def test_local_files_are_read_when_their_turn_comes(tmp_path: Path) -> None:
 def test_a_mistake_of_the_user_is_no_missing_file() -> None:
     with pytest.raises(InputError, match="no access to nosuch://"):
         list(read_many(["nosuch://bucket/x"]))
+
+
+def test_calls_that_wait_share_their_threads() -> None:
+    names: set[str] = set()
+
+    def call(number: int) -> int:
+        time.sleep(0.001 * (number % 3))
+        names.add(threading.current_thread().name)
+        return number
+
+    before = settings()
+    configure(Settings(concurrency=3))
+    try:
+        for _ in range(4):
+            assert concurrently(call, range(20)) == list(range(20))
+        assert concurrently(call, []) == []
+        assert len(names) <= 3
+        done: list[int] = []
+        with pytest.raises(ValueError, match="the first"):
+            concurrently(lambda number: fail_or_wait(number, done), range(200))
+        assert concurrently(call, [7]) == [7]
+        assert len(done) < 100  # those that had not begun never do
+    finally:
+        configure(before)
+
+
+def fail_or_wait(number: int, done: list[int]) -> None:
+    if number == 0:
+        raise ValueError("the first")
+    time.sleep(0.005)
+    done.append(number)
 
 
 # ---- repeats
