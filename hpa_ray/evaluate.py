@@ -36,7 +36,7 @@ def evaluate(
         rows,
         batch_size=config.evaluate.batch_size,
         source_N=data.source_N,
-        matching=data.matching,
+        matching=data.matching if shipped.card.model.normalize == "source" else None,
         on_progress=on_progress,
         on_rejects=lambda rejects: check_rejects(config, data, rejects),
     )

@@ -1,21 +1,24 @@
 """model.safetensors: weights and all that is needed to use them; loading it executes nothing."""
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hpa_ray.channels import STAIN_ORDER
+from hpa_ray.config import ModelConfig
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES, VOCABULARY
 from hpa_ray.model import Classifier, build_model
 from hpa_ray.storage import exists, join, read_bytes, write_bytes
 
 FORMAT = "hpa-ray-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the card holds all settings of the model; version 1 held the name of its architecture, and is read."""
 MODEL_FILE = "model.safetensors"
+LAST_MODEL_FILE = "model_last.safetensors"
 METADATA_KEY = "hpa_ray"
 
 
@@ -30,7 +33,7 @@ class ModelCard(BaseModel):
     stain_order: str = STAIN_ORDER
     channels: tuple[str, ...]
     image_size: int = Field(ge=1)
-    architecture: str
+    model: ModelConfig
     run: str
     epoch: int
     """Finished epochs of the run when these weights were taken."""
@@ -60,23 +63,43 @@ def load_model(run: str) -> ShippedModel:
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        card = ModelCard.model_validate_json(header["__metadata__"][METADATA_KEY])
-    except (SafetensorError, ValidationError, KeyError, ValueError) as error:
+        content = _as_version_2(json.loads(header["__metadata__"][METADATA_KEY]))
+        for name, expected in (
+            ("format", FORMAT),
+            ("version", FORMAT_VERSION),
+            ("vocabulary", VOCABULARY),
+            ("stain_order", STAIN_ORDER),
+        ):
+            if content[name] != expected:
+                words = name.replace("_", " ")
+                raise InputError(f"{uri}: its {words} is {content[name]!r}, this program reads {expected!r}")
+        card = ModelCard.model_validate(content)
+    except InputError:
+        raise
+    except (SafetensorError, ValidationError, LookupError, TypeError, ValueError) as error:
         reason = "it has no model card" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise InputError(f"{uri}: not a model file of this program ({reason})") from error
-    for name, found, expected in (
-        ("format", card.format, FORMAT),
-        ("version", card.version, FORMAT_VERSION),
-        ("vocabulary", card.vocabulary, VOCABULARY),
-        ("stain order", card.stain_order, STAIN_ORDER),
-    ):
-        if found != expected:
-            raise InputError(f"{uri}: its {name} is {found!r}, this program reads {expected!r}")
     blank = [0.0] * len(card.channels)
     try:
-        model = build_model(card.architecture, mean=blank, std=blank, num_classes=NUM_CLASSES, seed=0)
+        model = build_model(
+            card.model,
+            channels=card.channels,
+            image_size=card.image_size,
+            mean=blank,
+            std=blank,
+            num_classes=NUM_CLASSES,
+            seed=0,
+            load_weights=False,
+        )
         model.load_state_dict(tensors)
-    except (KeyError, RuntimeError) as error:
+    except (InputError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{uri}: the weights do not fit {card.architecture} ({reason})") from error
+        raise InputError(f"{uri}: the weights do not fit {card.model.name} ({reason})") from error
     return ShippedModel(model.eval(), card)
+
+
+def _as_version_2(card: dict[str, Any]) -> dict[str, Any]:
+    if card["version"] != 1:
+        return card
+    kept = {name: value for name, value in card.items() if name != "architecture"}
+    return kept | {"version": FORMAT_VERSION, "model": {"name": card["architecture"]}}

@@ -21,6 +21,12 @@ def scores_of(probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str]
     return scores | {f"{name}_tuned": value for name, value in score_tuned(probabilities, targets, ids).items()}
 
 
+def score_names() -> set[str]:
+    """All that `scores_of` gives a number for."""
+    zeros = np.zeros((2, NUM_CLASSES))
+    return set(scores_of(zeros, zeros.astype(np.uint8), ["a", "b"]))
+
+
 def floor_scores(targets: np.ndarray) -> dict[str, float | None]:
     """What the best constant prediction reaches: any fixed label set for all images."""
     floor = constant_floor(targets)

@@ -40,6 +40,14 @@ class RunFolder:
         """metrics.jsonl, a line per epoch; written whole, as an object store knows no appending."""
         self.write_text("metrics.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines so far; none before the first epoch."""
+        try:
+            text = self.read_text("metrics.jsonl")
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in text.splitlines()]
+
     def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
         """The state after `epoch` finished epochs; the newest CHECKPOINTS_KEPT are kept."""
         import torch  # seconds to import, and most of a run folder needs none of it

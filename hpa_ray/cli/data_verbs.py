@@ -40,7 +40,7 @@ from hpa_ray.synth import draw_label_sets, sample_label_sets, write_atlas
 
 
 def synth(invocation: Invocation) -> dict[str, Any]:
-    cfg = resolve(invocation).synth
+    cfg = resolve(invocation, base=Config()).synth
     if cfg.output is None:
         raise InputError("synth needs synth.output=FOLDER")
     image_ids = None

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from hpa_ray import __version__, storage
 from hpa_ray.channels import STAINS
@@ -43,7 +44,7 @@ def resolve(invocation: Invocation, *, base: Config | None = None) -> Config:
     config = load_config(words, recipe=recipe, file=file, base=base)
     if base is None and recipe is None and file is None and not has_data(config):
         config = load_config(words, recipe=EMBEDDED)
-    changes = {}
+    changes: dict[str, Any] = {}
     for section, names in PATHS.items():
         values = getattr(config, section)
         given = {}
@@ -51,6 +52,9 @@ def resolve(invocation: Invocation, *, base: Config | None = None) -> Config:
             if (value := getattr(values, name)) is not None:
                 given[name] = _path(f"{section}.{name}", value)
         changes[section] = values.model_copy(update=given)
+    weights = config.model.weights
+    if weights and weights.endswith((".pth", ".pt", ".safetensors")):  # else the name of a library's
+        changes["model"] = config.model.model_copy(update={"weights": _path("model.weights", weights)})
     config = config.model_copy(update=changes)
     _check_together(config)
     storage.configure(config.storage.settings())

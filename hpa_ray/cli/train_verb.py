@@ -1,27 +1,32 @@
 """`train`: from data to a run folder."""
 
+import difflib
 import os
 import platform
 import sys
 import time
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import yaml
 
 from hpa_ray import cluster
+from hpa_ray.checkpoint.results import score_names
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, home, resolve, with_atlas_shards
 from hpa_ray.config import Config, dump_config, without_credentials
+from hpa_ray.config.architectures import TIMM
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.progress import Progress, console
 from hpa_ray.storage import join, remove
-from hpa_ray.stream import Data, open_data
+from hpa_ray.stream import Data, open_data, training_samples
 from hpa_ray.train import launch
+from hpa_ray.train.track import tracking
 
 MAY_DIFFER = (
     "run.resume",
@@ -44,6 +49,7 @@ def train(invocation: Invocation) -> dict[str, Any]:
     storage = config.run.storage or str(home() / "runs")
     config = config.model_copy(update={"run": config.run.model_copy(update={"name": name, "storage": storage})})
     folder = RunFolder(join(storage, name))
+    _check(config)
     with console.logging() as log:
         _claim(folder, config, dry=True)
         data = open_data(config) if has_data(config) else None  # mistakes first: Ray takes seconds, the atlas minutes
@@ -73,12 +79,13 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
         f"{data.source.image_size} px) for {config.train.epochs} epochs, in {where}"
     )
     folder.write_json("environment.json", _environment())
-    total = config.train.epochs * sizes["train"]
-    with console.progress("train", total) as progress:
+    total = config.train.epochs * training_samples(config, data).num_samples
+    with console.progress("train", total) as progress, tracking(config, folder, console.say) as track:
 
         def show(event: dict[str, Any]) -> None:
-            _show(event, progress, sizes["train"], config)
+            _show(event, progress, config)
             if event["event"] == "epoch":
+                track(event)
                 folder.write_text("run.log", "\n".join(log) + "\n")
 
         launch(config, data, folder, show)
@@ -106,12 +113,11 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _show(event: dict[str, Any], progress: Progress, num_images: int, config: Config) -> None:
+def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:
     if event["event"] == "step":
-        per_epoch = -(-num_images // (config.train.batch_size * max(1, config.train.num_workers)))
-        done = event["epoch"] * num_images + (event["step"] + 1) * num_images // per_epoch
         speed = f"{event['images_per_s']:.0f} images/s, waiting for data {event['data_wait_pct']:.1f} %"
-        progress(done, f"epoch {event['epoch'] + 1}/{config.train.epochs}, loss {event['loss']:.4f}, {speed}")
+        note = f"epoch {event['epoch'] + 1}/{config.train.epochs}, loss {event['loss']:.4f}, {speed}"
+        progress(event["images"], note)
         return
     present = event["num_present_classes"]
     of_present = f", of {present} present classes {event['macro_f1_present_tuned'] or 0:.3f}"
@@ -121,6 +127,20 @@ def _show(event: dict[str, Any], progress: Progress, num_images: int, config: Co
         f"{of_present if present < NUM_CLASSES else ''})  mAP {event['map'] or 0:.3f}  "
         f"{event['images_per_s']:.0f} images/s  waiting for data {event['data_wait_pct']:.1f} %"
     )
+
+
+def _check(config: Config) -> None:
+    """Raises InputError for what only the end of the first epoch, or a worker, would find otherwise."""
+    problems = []
+    names = score_names() | {"val_loss"}
+    if config.train.select not in names:
+        close = difflib.get_close_matches(config.train.select, names, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names))}"
+        problems.append(f"train.select = {config.train.select!r}: no score of this name - {hint}")
+    if config.model.name.startswith(TIMM) and find_spec("timm") is None:
+        problems.append(f"model.name = {config.model.name}: needs the extra: pip install 'hpa-ray[timm]'")
+    if problems:
+        raise InputError(*problems)
 
 
 def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
@@ -142,7 +162,7 @@ def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
         raise InputError(f"{folder.uri}/config.yaml: damaged - choose another run.name") from error
     now = _flat(yaml.safe_load(text))
     ignored = MAY_DIFFER + (("data.shards",) if dry else ())
-    sections = ("data", "split", "model", "loss", "augment", "optim", "train", "run")
+    sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run")
     keys = [key for key in now if key not in ignored and key.split(".")[0] in sections]
     changed = [f"{key}: {before.get(key)} there, {now[key]} here" for key in keys if before.get(key) != now[key]]
     if changed:

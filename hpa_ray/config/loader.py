@@ -106,8 +106,14 @@ def _from_words(words: Sequence[str], problems: list[str]) -> list[Setting]:
         if not equals:
             problems.append(f"command line: '{word}' - write it as key=value")
         else:
-            settings.append(Setting(key, None if value in ("", "null", "none") else value, "command line"))
+            settings.append(Setting(key, None if _is_unset(key, value) else value, "command line"))
     return settings
+
+
+def _is_unset(key: str, value: str) -> bool:
+    field = config_keys().get(key)
+    names = typing.get_args(field.annotation) if field is not None else ()
+    return value in ("", "null", "none") and value not in names
 
 
 def _from_yaml(text: str, source: str, problems: list[str]) -> list[Setting]:

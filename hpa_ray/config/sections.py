@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hpa_ray import storage
 from hpa_ray.channels import STAINS, channel_indices
+from hpa_ray.config.architectures import Architecture
 
 
 def _split_commas(value: Any) -> Any:
@@ -167,40 +168,152 @@ class PrepareConfig(Section):
 
 
 class ModelConfig(Section):
-    name: Literal["resnet18", "resnet34", "resnet50"] = "resnet50"
-    """Architecture (torchvision), trained from scratch, with a stem for the number of channels."""
+    name: Architecture = "resnet50"
+    """Architecture: resnet50_enhanced (one more convolution in the identity block), mlp6 (six fully connected layers),
+    any classification model of torchvision such as densenet121 or convnext_tiny, or timm/NAME (needs the extra)."""
+    weights: str | None = None
+    """Pretrained weights: a name of torchvision such as IMAGENET1K_V2 (downloaded; for timm the name of the tag, or
+    `default`), or a file or URI (.pth, .pt, .safetensors, also the model.safetensors of a run). Unset: from scratch."""
+    stem: Literal["red", "mean", "zero"] = "red"
+    """First filters of the yellow stain where the pretrained ones are for red, green and blue: a copy of the red ones,
+    the mean of the three, or zeros."""
+    pooling: Literal["avg", "avgmax", "gem"] = "avg"
+    """How a feature map becomes a vector: mean, mean and maximum side by side, or generalised mean with a learned
+    exponent."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability with which a feature is dropped before the last layer."""
+    normalize: Literal["dataset", "source", "image"] = "source"
+    """Mean and std taken from each stain: those of the data's first source for all images, each source brought to the
+    first, or each image by its own."""
+    learned_gamma: bool = False
+    """Learn an exponent per stain (intensity ** gamma, from 1) with the weights."""
 
 
 class LossConfig(Section):
-    name: Literal["bce"] = "bce"
-    """Binary cross-entropy over the 28 classes."""
+    name: Literal[
+        "bce", "focal", "asl", "distribution_balanced", "soft_f1", "bce_soft_f1_alternating", "lovasz_hinge"
+    ] = "bce"
+    """Loss over the 28 classes."""
+    weighting: Literal["none", "inverse", "sqrt_inverse", "effective_number", "gentle"] = "none"
+    """Weight of a class by its n of N training images: 1/n, 1/sqrt(n), (1-b)/(1-b^n) or (1-n/N)^2, at a mean of 1."""
+    weight_clip: float = Field(10.0, ge=1)
+    """Largest weight of a class, in multiples of the smallest."""
+    weight_on: Literal["both", "positives"] = "both"
+    """Weigh a class's whole term, or only that of the images that have it."""
+    effective_number_beta: float = Field(0.9999, ge=0, lt=1)
+    """b in effective_number."""
+    focal_gamma: float = Field(2.0, ge=0)
+    """Focusing exponent of focal (and of distribution_balanced)."""
+    asl_gamma_negative: float = Field(4.0, ge=0)
+    """Focusing exponent of asl for absent classes."""
+    asl_gamma_positive: float = Field(0.0, ge=0)
+    """Focusing exponent of asl for present classes."""
+    asl_shift: float = Field(0.05, ge=0, lt=1)
+    """Probability below which asl takes an absent class as solved."""
+    logit_adjustment: float = Field(0.0, ge=0)
+    """Times the log odds of a class's share that are added to its logit in training only; 0: none."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """e: targets become e/2 and 1 - e/2."""
+
+
+class SamplingConfig(Section):
+    name: Literal["none", "repeat_factor", "class_balanced"] = "none"
+    """How often an image comes in an epoch: once; sqrt(threshold / share of its rarest class) times if that is more;
+    by the inverse share of its rarest class, in an epoch of unchanged length."""
+    threshold: float = Field(0.01, gt=0, le=1)
+    """Share of images below which repeat_factor repeats a class."""
+    clip: float = Field(10.0, ge=1)
+    """Times an image comes in an epoch at most, in multiples of the one that comes least."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentConfig(Section):
-    flip: bool = True
-    """Mirror an image left-right with probability 0.5, a draw per image."""
-    quarter_turn: bool = True
-    """Turn an image by 0, 90, 180 or 270 degrees, a draw per image; with flip: all eight symmetries of the square."""
+    preset: Literal["none", "light", "medium", "heavy"] = "light"
+    """Amounts of all augmentations; the keys below that are set stand above it."""
+    strength: float = Field(1.0, ge=0, le=3)
+    """Multiplies the amounts (not flips and quarter turns); 0: none of them."""
+    rare_strength: float = Field(1.0, ge=0, le=3)
+    """Multiplies them once more for images of a rare class."""
+    rare_only: bool = False
+    """Leave images without a rare class at flips and quarter turns."""
+    rare_share: Share = 0.01
+    """A class is rare if a smaller share of the training images has it."""
+    flip: bool | None = None
+    """Mirror with probability 0.5."""
+    quarter_turn: bool | None = None
+    """Turn by 0, 90, 180 or 270 degrees; with flip: all eight symmetries of the square."""
+    rotate_deg: float | None = Field(None, ge=0, le=180)
+    """Rotate by up to so many degrees either way."""
+    scale: Share | None = None
+    """Zoom by a factor of 1/(1+x) to 1+x."""
+    shift: Share | None = None
+    """Move by up to this share of the side, along both axes."""
+    shear_deg: float | None = Field(None, ge=0, le=60)
+    """Shear by up to so many degrees either way."""
+    crop: Share | None = None
+    """Random resized crop: the share of the area that may be cut off."""
+    elastic: Share | None = None
+    """Elastic distortion: standard deviation of the displacements at an 8 x 8 grid, as a share of the side."""
+    gain: Share | None = None
+    """Brightness: multiply each stain by exp(-x) to exp(x)."""
+    gamma: float | None = Field(None, ge=0, le=3)
+    """Raise each stain (0 to 1) to a power of exp(-x) to exp(x)."""
+    contrast: Share | None = None
+    """Stretch each stain about its mean by 1-x to 1+x."""
+    blur: float | None = Field(None, ge=0, le=8)
+    """Gaussian blur with a standard deviation of 0 to x px, of half the images."""
+    noise: Share | None = None
+    """Gaussian noise with a standard deviation of 0 to x, where 1 is white."""
+    stain_dropout: Share | None = None
+    """Probability with which a reference stain (never green) is blacked out."""
+    cutout: Share | None = None
+    """Probability with which a square of up to a quarter of the area is blacked out."""
+    mixup: float | None = Field(None, ge=0)
+    """Alpha of MixUp: images and labels blended by Beta(alpha, alpha); 0: none."""
+    cutmix: float | None = Field(None, ge=0)
+    """Alpha of CutMix: a rectangle of another image, labels by area; 0: none. With mixup: one of the two, at random."""
+    mix_probability: Share = 0.5
+    """Share of the images that are mixed where mixup or cutmix is on."""
 
 
 class OptimConfig(Section):
-    name: Literal["adam", "adamw"] = "adamw"
-    """Optimizer."""
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Optimizer; sgd with Nesterov momentum."""
     lr: float = Field(1e-3, gt=0)
-    """Highest learning rate, for the global batch in use."""
+    """Highest learning rate, for the global batch in use or as lr_scaling says."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """How the learning rate follows the global batch (images per optimizer step over all workers)."""
+    lr_batch_size: int = Field(32, ge=1)
+    """Global batch that lr is meant for, with lr_scaling."""
+    backbone_lr: float = Field(1.0, ge=0)
+    """Learning rate of all but the last layer, in multiples of lr."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of sgd."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decoupled for adamw, L2 for adam."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up."""
+    """Decoupled for adamw, L2 for the others; never of biases and normalisation layers."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Scale the gradient down to this norm where it is longer; unset: never."""
+    schedule: Literal["cosine", "step", "one_cycle", "constant"] = "cosine"
+    """Learning rate after the warm-up; one_cycle has its own warm-up of 30 % of the run."""
     warmup_epochs: float = Field(1.0, ge=0)
-    """Linear warm-up, in epochs."""
+    """Linear warm-up, in epochs, at most half of the run."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Linear warm-up, in optimizer steps; instead of warmup_epochs."""
+    step_epochs: float = Field(10.0, gt=0)
+    """With step: epochs after which the learning rate is multiplied by step_factor, again and again."""
+    step_factor: float = Field(0.1, gt=0, lt=1)
+    """With step."""
 
 
 class TrainConfig(Section):
     epochs: int = Field(20, ge=1)
     """Passes over the training part."""
     batch_size: int = Field(32, ge=2)
-    """Images per worker and step."""
+    """Images per worker and batch."""
+    accumulate: int = Field(1, ge=1)
+    """Batches per optimizer step: the global batch is batch_size x workers x accumulate."""
     num_workers: int = Field(1, ge=0)
     """Ray Train workers; 0: in this process, without Ray."""
     use_gpu: bool | None = None
@@ -209,6 +322,40 @@ class TrainConfig(Section):
     """Batches read ahead per worker."""
     max_failures: int = Field(3, ge=0)
     """Times a run is taken up again from its last checkpoint after a worker was lost."""
+    select: str = "macro_f1_tuned"
+    """Score of the validation part by which the epoch is chosen whose model is kept: the name of one in metrics.jsonl,
+    such as macro_f1, map, micro_f1_tuned or val_loss (the smallest)."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better train.select; unset: never."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast of the model; the loss is always fp32. auto: bf16 on a GPU that has it, else fp32."""
+    channels_last: bool | None = None
+    """Memory layout NHWC; unset: on a GPU."""
+    compile: bool = False
+    """Compile the model by torch.compile (needs a C++ compiler); a minute at the start for faster steps."""
+    deterministic: bool = False
+    """The same seed gives the same bits on the same machine; slower on a GPU."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Validate and keep an exponential moving average of the weights with this decay per step; 0: none."""
+    swa_epochs: int = Field(0, ge=0)
+    """Validate and keep the mean of the weights at the ends of the last so many epochs; 0: none."""
+    sync_batchnorm: bool = False
+    """Batch statistics over all workers instead of each its own; on GPUs."""
+    sizes: Sizes = ()
+    """Progressive resizing: sides in px such as 64,96,128, each for an equal share of the epochs; the last must be that
+    of the data. Validation is always at the last."""
+    freeze_epochs: int = Field(0, ge=0)
+    """Train only the last layer for so many epochs, then everything."""
+
+
+class TrackConfig(Section):
+    tensorboard: bool = True
+    """Write event files into the folder tensorboard of the run."""
+    mlflow: str | None = None
+    """Tracking URI of MLflow, such as http://host:5000 (with the extra `mlflow`); for a folder, file:///..., MLflow
+    wants MLFLOW_ALLOW_FILE_STORE=true."""
+    wandb: str | None = None
+    """Project at Weights & Biases (with the extra `wandb`); WANDB_MODE=offline keeps it on this machine."""
 
 
 class RunConfig(Section):
@@ -283,9 +430,11 @@ class Config(Section):
     prepare: PrepareConfig = PrepareConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    sampling: SamplingConfig = SamplingConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    track: TrackConfig = TrackConfig()
     run: RunConfig = RunConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()

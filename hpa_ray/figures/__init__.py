@@ -3,8 +3,11 @@
 Before: labels, channels, known. After: explore, cli.
 """
 
+from hpa_ray.figures.augmented import augmented
 from hpa_ray.figures.classes import class_distribution, class_shares, labels_per_image
 from hpa_ray.figures.colour import CONTRAST_RULE, merge_rgb, thumbnail
+from hpa_ray.figures.curves import curves
+from hpa_ray.figures.layers import layers_figure
 from hpa_ray.figures.matrices import cooccurrence, correlation
 from hpa_ray.figures.pixels import intensity_histograms, montage
 from hpa_ray.figures.style import as_jpeg, figure_png, figure_svg
@@ -12,14 +15,17 @@ from hpa_ray.figures.style import as_jpeg, figure_png, figure_svg
 __all__ = [
     "CONTRAST_RULE",
     "as_jpeg",
+    "augmented",
     "class_distribution",
     "class_shares",
     "cooccurrence",
     "correlation",
+    "curves",
     "figure_png",
     "figure_svg",
     "intensity_histograms",
     "labels_per_image",
+    "layers_figure",
     "merge_rgb",
     "montage",
     "thumbnail",

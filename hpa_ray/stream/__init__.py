@@ -1,8 +1,9 @@
 """From a source of pixels to batches on the device: the order of samples as a value, one continuous stream."""
 
-from hpa_ray.stream.data import Data, check_rejects, open_data
+from hpa_ray.stream.data import Data, check_rejects, open_data, training_samples
 from hpa_ray.stream.feed import local_feed, ray_blocks, ray_feed
 from hpa_ray.stream.order import EpochOrder, Steps, contiguous_share, sample_seeds
+from hpa_ray.stream.sampling import Sampling
 from hpa_ray.stream.schedule import Batch, Item, Schedule, Sweep
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Data",
     "EpochOrder",
     "Item",
+    "Sampling",
     "Schedule",
     "Steps",
     "Sweep",
@@ -20,4 +22,5 @@ __all__ = [
     "ray_blocks",
     "ray_feed",
     "sample_seeds",
+    "training_samples",
 ]

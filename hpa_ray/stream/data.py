@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
-from hpa_ray.ingest import ImageSource
+from hpa_ray.ingest import open_source
 from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.manifest import (
     assign_parts,
@@ -17,13 +17,13 @@ from hpa_ray.manifest import (
     classes_missing,
     multi_hot_column,
     open_groups,
-    open_images,
     parse_parts,
     read_split_table,
     split_rows,
 )
 from hpa_ray.schema import Reject, Source
-from hpa_ray.shards import ShardIndex, open_shards
+from hpa_ray.shards import ShardIndex, ShardSource
+from hpa_ray.stream.sampling import Sampling, expected_copies
 
 PARTS = ("train", "val", "test")
 STATISTICS_IMAGES = 128
@@ -66,34 +66,31 @@ class Data:
 def open_data(config: Config) -> Data:
     """Open the shards or image files that the configuration names and split them. Raises InputError."""
     cfg = config.data
-    if cfg.shards and (cfg.images or cfg.extra):
-        other = "data.images" if cfg.images else "data.extra"
-        raise InputError(f"data.shards and {other} are both set - shards already hold the images, give one of them")
-    moments: list[Moments] = []
-    rejects: list[Reject] = []
-    notes: list[str] = []
-    if cfg.shards:
-        shard_source, table = open_shards(cfg.shards, cfg.channels)
-        moments = _stored_moments(shard_source.index, cfg.channels)
-        source: Source = shard_source
-        if table["labels"].null_count:
-            raise InputError(f"data.shards = {cfg.shards}: holds images without labels - prepare with data.labels")
-    elif cfg.images and cfg.labels:
-        manifest = open_images(cfg)
-        table, rejects, notes = manifest.table, manifest.rejects, list(manifest.notes)
-        check_ceiling(cfg.images, rejects, manifest.num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
-        source = ImageSource(manifest.folders, table, cfg.channels, cfg.image_size, cfg.white_level)
-    else:
+    if not (cfg.shards or (cfg.images and cfg.labels)):
         raise InputError("no data: give data.shards=FOLDER, or data.images=FOLDER with data.labels=CSV")
+    source, table, _, rejects, notes = open_source(cfg)
+    if table["labels"].null_count:
+        raise InputError(f"data.shards = {cfg.shards}: holds images without labels - prepare with data.labels")
+    everything = table.num_rows + len(rejects)
+    check_ceiling(cfg.images or "", rejects, everything, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
     if not table.num_rows:
         raise InputError(f"{cfg.shards or cfg.images}: none of its images can be used - `hpa-ray check` tells why")
     ids, targets = table["image_id"].combine_chunks(), multi_hot_column(table["labels"].combine_chunks())
     source_N = table["source"].to_numpy()
     parts = _parts(config, ids, targets, source_N, notes)
-    if not moments:
+    if isinstance(source, ShardSource):
+        moments = _stored_moments(source.index, cfg.channels)
+    else:
         moments = _measured_moments(config, source, parts["train"], source_N)
     first, matching = _matching(moments, bool(source_N.any()))
     return Data(source, ids, targets, source_N, parts, *first, matching, rejects, notes)
+
+
+def training_samples(config: Config, data: Data) -> Sampling:
+    """Which images of the training part an epoch shows, with repeats."""
+    rows = data.parts["train"]
+    copies = expected_copies(config.sampling, data.targets_NK[rows])
+    return Sampling(len(rows), config.run.seed, copies)
 
 
 def check_rejects(config: Config, data: Data, rejects: list[Reject]) -> None:

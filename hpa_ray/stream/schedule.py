@@ -11,6 +11,7 @@ import numpy as np
 
 from hpa_ray.schema import Reject
 from hpa_ray.stream.order import EpochOrder, Steps, contiguous_share, sample_seeds
+from hpa_ray.stream.sampling import Sampling
 
 
 class Item(NamedTuple):
@@ -66,7 +67,8 @@ class Schedule:
 
     train_rows: np.ndarray  # manifest rows of the training part, in stored order
     val_rows: np.ndarray
-    order: EpochOrder
+    sampling: Sampling
+    order: EpochOrder  # of the samples
     steps: Steps
     rank: int
     first_epoch: int
@@ -91,6 +93,7 @@ class Schedule:
         if step >= self.steps.per_epoch:
             return self.validation[step - self.steps.per_epoch]._replace(epoch=epoch)
         start, stop = self.steps.share(step, self.rank)
-        rows = self.train_rows[self.order.rows(epoch, start, stop)]
+        places = self.order.rows(epoch, start, stop)
+        rows = self.train_rows[self.sampling.positions(epoch, places)]
         first, last = self.steps.step(step)
         return Item("train", epoch, step, rows, sample_seeds(self.order.seed, epoch, start, stop), last - first)

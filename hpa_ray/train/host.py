@@ -45,6 +45,11 @@ class Host(Protocol):
         ...
 
 
+def available_cpus() -> int:
+    """CPUs that this process may use: fewer than the machine has, under taskset, Slurm or in some containers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class LocalHost:
     """This process, one worker, no Ray."""
 
@@ -54,7 +59,7 @@ class LocalHost:
         gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
         self.device = torch.device("cuda" if gpu else "cpu")
         self.prefetch, self.tell = prefetch, show
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(available_cpus())
 
     def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
         return local_feed(source, schedule, prefetch=self.prefetch)
@@ -70,3 +75,31 @@ class LocalHost:
 
     def end_epoch(self, metrics: Event) -> None:
         pass
+
+
+class DistributedHost:
+    """One of several processes in torch's process group, which is there already. What is left to say: feed, tell."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        grouped = torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if grouped else 0
+        self.world_size = torch.distributed.get_world_size() if grouped else 1
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        if self.world_size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+
+    def equalize(self, model: nn.Module) -> None:
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def gather(self, value: Any) -> list[Any]:
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values

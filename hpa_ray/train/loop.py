@@ -1,127 +1,125 @@
-"""The training loop: one for every host. Before: stream, augment, model, loss. After: checkpoint, metrics.
+"""The training loop: one for every host. Before: stream, learner. After: record.
 
 All randomness is a value (order and draws by seed and epoch, learning rate by step), so the state to resume from is
-the model, the optimizer and the number of finished epochs.
+the learner's and the number of finished epochs.
 """
 
-import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hpa_ray import storage
-from hpa_ray.augment import SquareSymmetry
 from hpa_ray.checkpoint.run_folder import RunFolder
-from hpa_ray.config import Config, OptimConfig
+from hpa_ray.config import Config
 from hpa_ray.errors import InputError
-from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.loss import LOSSES
-from hpa_ray.model import Classifier, build_model
 from hpa_ray.schema import Reject
 from hpa_ray.shards import CHUNK_ROWS
-from hpa_ray.stream import Data, EpochOrder, Schedule, Steps, check_rejects
+from hpa_ray.stream import Data, EpochOrder, Schedule, Steps, check_rejects, training_samples
 from hpa_ray.stream.device import DeviceBatch, to_device
 from hpa_ray.train.host import Host
-from hpa_ray.train.record import Recorder, Validation
+from hpa_ray.train.learner import Learner, numerics
+from hpa_ray.train.pictures import Pictures
+from hpa_ray.train.record import MAX_SCORED, Recorder, Seen, Watcher
 
-# B images, C stains, S side in px, K classes
-
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 TELL_EVERY_S = 1.0
 
 
 def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
     """Train from the newest checkpoint of the folder, or from the start, to train.epochs."""
-    cfg = config.train
-    order = EpochOrder(len(data.parts["train"]), config.run.seed, chunk_rows=CHUNK_ROWS)
-    steps = Steps(order.num_rows, cfg.batch_size, host.world_size)
-    mean, std = data.mean, data.std
-    model = build_model(config.model.name, mean=mean, std=std, num_classes=NUM_CLASSES, seed=config.run.seed)
-    model.to(host.device)
-    optimizer = OPTIMIZERS[config.optim.name](
-        model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
-    )
-    recorder = Recorder(config, data, folder)
-    first_epoch = _restore(folder, model, optimizer, recorder)
-    parallel = host.parallel(model)
-    augment = SquareSymmetry(flip=config.augment.flip, quarter_turn=config.augment.quarter_turn)
-    loss_of = LOSSES[config.loss.name]
+    with numerics(config, host.device):
+        _train(config, data, host, folder)
 
-    schedule = Schedule(data.parts["train"], data.parts["val"], order, steps, host.rank, first_epoch, cfg.epochs)
+
+def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
+    cfg = config.train
+    if config.model.normalize != "source":
+        data = replace(data, matching=None)
+    samples = training_samples(config, data)
+    order = EpochOrder(samples.num_samples, config.run.seed, chunk_rows=CHUNK_ROWS)
+    steps = Steps(order.num_rows, cfg.batch_size, host.world_size)
+    state = folder.load_checkpoint()
+    # rank 0 alone reads pretrained weights: its model is what all ranks start with
+    learner = Learner(config, data, host, steps, load_weights=state is None and host.rank == 0)
+    recorder = Recorder(config, data, folder, learner.loss)
+    first_epoch = 0
+    if state is not None:
+        learner.load_state(state)
+        recorder.load_state(state["recorder"])
+        first_epoch = int(state["epoch"])
+    if recorder.is_finished:
+        return
+    pictures = Pictures(config, data, folder, learner) if host.rank == 0 and first_epoch == 0 else None
+    schedule = Schedule(
+        data.parts["train"], data.parts["val"], samples, order, steps, host.rank, first_epoch, cfg.epochs
+    )
     stream = to_device(host.feed(data.source, schedule), data, host.device)
     clock = Clock()
     rejects: list[Reject] = []
 
     for epoch in range(first_epoch, cfg.epochs):
-        parallel.train(), augment.train()
+        learner.begin_epoch(epoch)
         totals = torch.zeros(2, dtype=torch.float64, device=host.device)  # loss summed over images, images
+        seen, found = Watcher(MAX_SCORED // host.world_size), Watcher()
         clock.start()
         for step in range(steps.per_epoch):
             device_batch = clock.wait_for(stream)
-            batch, images_BCSS, targets_BK, seeds_B = device_batch
+            batch = device_batch.batch
             assert (batch.kind, batch.epoch, batch.step) == ("train", epoch, step), "batches came out of order"
             if batch.rejects:
                 rejects += batch.rejects
                 check_rejects(config, data, rejects)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config.optim, cfg.epochs, steps.per_epoch, epoch * steps.per_epoch + step)
-            losses_B = loss_of(parallel(augment(images_BCSS, seeds_B)), targets_BK)
-            # gradients are averaged over ranks with equal weight, so a mean over the whole step needs this scale
-            loss = losses_B.sum() * host.world_size / batch.step_size
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            totals += torch.stack([losses_B.detach().double().sum(), totals.new_tensor(len(losses_B))])
+            if pictures and (epoch, step) == (0, 0):
+                pictures.begin(device_batch)
+            losses_B, logits_BK = learner.learn(device_batch, epoch, step)
+            totals += torch.stack([losses_B.double().sum(), totals.new_tensor(len(losses_B))])
+            seen.add(batch.rows_B, logits_BK)
             if host.rank == 0 and clock.due(batch.step_size):
-                note = {"loss": _finite(float(loss.detach()), epoch, step), "lr": optimizer.param_groups[0]["lr"]}
-                host.tell({"event": "step", "epoch": epoch, "step": step, **clock.numbers(), **note})
+                _check_finite(learner.failed_at, steps)
+                done = epoch * order.num_rows + steps.step(step)[1]
+                loss = float(losses_B.mean()) if len(losses_B) else 0.0
+                host.tell({"event": "step", "epoch": epoch, "images": done, "loss": loss, **clock.numbers()})
         if host.device.type == "cuda":
             torch.cuda.synchronize()
         clock.stop()
 
-        host.equalize(model)
-        model.eval()
-        ours = [_predict(model, next(stream)) for _ in range(len(schedule.validation))]
-        rejects += [reject for _, _, some in ours for reject in some]
+        learner.end_epoch(epoch)
+        for _ in range(len(schedule.validation)):
+            device_batch = next(stream)
+            found.add(device_batch.batch.rows_B, learner.predict(device_batch.images_BCSS))
+            rejects += device_batch.batch.rejects
         check_rejects(config, data, rejects)
-        totals_and_retries = [*totals.cpu().tolist(), storage.take_retries()]
-        shares = host.gather((totals_and_retries, [(rows, logits) for rows, logits, _ in ours], rejects))
-        loss_sum, num_images, num_retries = np.sum([sums for sums, _, _ in shares], axis=0)
-        mean_loss = _finite(float(loss_sum / num_images), epoch, steps.per_epoch - 1)
+        sums = [*totals.cpu().tolist(), storage.take_retries()]
+        shares = host.gather((sums, learner.failed_at, seen.take(), found.take(), rejects))
+        for failed_at in sorted(share[1] for share in shares):
+            _check_finite(failed_at, steps)
+        loss_sum, num_images, num_retries = np.sum([share[0] for share in shares], axis=0)
         metrics: dict[str, Any] = {}
         if host.rank == 0:
-            val = Validation.join([pair for _, pairs, _ in shares for pair in pairs])
-            left_out = [reject for _, _, some in shares for reject in some]
-            lr = optimizer.param_groups[0]["lr"]
+            numbers = {
+                "train_loss": float(loss_sum / num_images),
+                "lr": learner.lr,
+                "storage_retries": int(num_retries),
+                **clock.numbers(),
+            }
             metrics = recorder.end_epoch(
                 epoch + 1,
-                model,
-                val,
-                left_out,
-                {"train_loss": mean_loss, "lr": lr, "storage_retries": int(num_retries), **clock.numbers()},
+                learner.kept,
+                Seen.join([share[2] for share in shares]),
+                Seen.join([share[3] for share in shares]),
+                [reject for share in shares for reject in share[4]],
+                numbers,
             )
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "recorder": recorder.state()}
-            folder.save_checkpoint(epoch + 1, {"epoch": epoch + 1, **state})
+            if pictures and epoch == 0:
+                pictures.finish()
+            folder.save_checkpoint(epoch + 1, {"epoch": epoch + 1, **learner.state(), "recorder": recorder.state()})
             host.tell({"event": "epoch", **metrics})
         host.end_epoch(metrics)
-
-
-def learning_rate(optim: OptimConfig, epochs: int, steps_per_epoch: int, step: int) -> float:
-    """Learning rate of a step counted from the start of the run: linear warm-up, then cosine to zero or constant.
-
-    Cosine: Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts.
-    """
-    warmup = min(optim.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch / 2)
-    if step < warmup:
-        return optim.lr * (step + 1) / (warmup + 1)
-    if optim.schedule == "constant":
-        return optim.lr
-    done = (step - warmup) / (epochs * steps_per_epoch - warmup)
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * done))
+        if host.gather(recorder.is_finished)[0]:  # rank 0 knows
+            break
 
 
 class Clock:
@@ -170,26 +168,10 @@ class Clock:
         }
 
 
-@torch.inference_mode()
-def _predict(model: Classifier, device_batch: DeviceBatch) -> tuple[np.ndarray, np.ndarray, list[Reject]]:
-    logits_BK: Tensor = model(device_batch.images_BCSS)
-    return device_batch.batch.rows_B, logits_BK.float().cpu().numpy(), device_batch.batch.rejects
-
-
-def _restore(folder: RunFolder, model: Classifier, optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
-    """Load the newest checkpoint, if any; returns the number of finished epochs."""
-    state = folder.load_checkpoint()
-    if state is None:
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    recorder.load_state(state["recorder"])
-    return int(state["epoch"])
-
-
-def _finite(loss: float, epoch: int, step: int) -> float:
-    if not math.isfinite(loss):
+def _check_finite(failed_at: int, steps: Steps) -> None:
+    if failed_at >= 0:
+        epoch, step = divmod(failed_at, steps.per_epoch)
         raise InputError(
-            f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}: lower optim.lr or look at the data"
+            f"the loss is not a finite number in epoch {epoch + 1}, step {step + 1}: lower optim.lr, set "
+            "optim.clip_norm, or look at the data"
         )
-    return loss

@@ -7,20 +7,18 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from torch import nn
 
 from hpa_ray.schema import Source
 from hpa_ray.stream import Batch, Schedule, ray_feed
-from hpa_ray.train.host import Event
+from hpa_ray.train.host import DistributedHost, Event
 
 
-class RayHost:
+class RayHost(DistributedHost):
     """One of several Ray Train workers: gradients by DDP, batches by Ray Data."""
 
     def __init__(self, prefetch: int, mailbox: Any) -> None:
+        super().__init__(ray.train.torch.get_device())
         context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
         self.prefetch, self.mailbox = prefetch, mailbox
         # Ray tells every library to use one thread per logical CPU of the worker; all cores are ours to share
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
@@ -29,24 +27,6 @@ class RayHost:
         image_bytes = len(source.channels) * source.image_size**2
         batch_bytes = schedule.steps.batch_size * image_bytes
         return ray_feed(source, schedule, prefetch=self.prefetch, batch_bytes=batch_bytes)
-
-    def parallel(self, model: nn.Module) -> nn.Module:
-        if self.world_size == 1:
-            return model
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
-
-    def equalize(self, model: nn.Module) -> None:
-        if self.world_size > 1:
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
-
-    def gather(self, value: Any) -> list[Any]:
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
 
     def tell(self, event: Event) -> None:
         self.mailbox.put.remote(event)

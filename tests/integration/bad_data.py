@@ -15,11 +15,11 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from small_model import RESNET18, small_model
 
 from hpa_ray.checkpoint.model_file import ModelCard, save_model
 from hpa_ray.cli.main import main
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.model import build_model
 
 STAINS = "red, green, blue, yellow"
 ADVICE = "mend them, or leave such images out with data.on_error=quarantine"
@@ -135,11 +135,11 @@ def prepared(atlas: Path, folder: Path) -> Path:
 
 def born_model(folder: Path) -> Path:
     """A model with the weights it was born with."""
-    model = build_model("resnet18", mean=[0.1] * 4, std=[0.1] * 4, num_classes=NUM_CLASSES, seed=0)
+    model = small_model([0.1] * 4, [0.1] * 4)
     card = ModelCard(
         channels=("red", "green", "blue", "yellow"),
         image_size=32,
-        architecture="resnet18",
+        model=RESNET18,
         run="born",
         epoch=0,
         thresholds=(0.5,) * NUM_CLASSES,

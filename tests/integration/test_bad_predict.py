@@ -47,8 +47,8 @@ def test_models_that_are_none(data: Data, model_file: Path) -> None:
             "its vocabulary is 'other', this program reads 'hpa-28'",
         ),
         (
-            with_header({"__metadata__": {"hpa_ray": json.dumps(card | {"architecture": "vit"})}}),
-            "the weights do not fit vit (",
+            with_header({"__metadata__": {"hpa_ray": json.dumps(card | {"model": {"name": "vit"}})}}),
+            "not a model file of this program (",
         ),
         (
             len(renamed).to_bytes(8, "little") + renamed + good[8 + length :],

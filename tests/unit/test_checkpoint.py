@@ -14,20 +14,21 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import safe_open
+from small_model import RESNET18, small_model
 
 from hpa_ray.channels import STAIN_ORDER, STAINS
 from hpa_ray.checkpoint.model_file import ModelCard, load_model, save_model
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES, VOCABULARY
-from hpa_ray.model import Classifier, build_model
+from hpa_ray.model import Classifier
 from hpa_ray.storage import list_files
 
 THRESHOLDS = tuple(float(k) / NUM_CLASSES for k in range(NUM_CLASSES))
 CARD = ModelCard(
     channels=("green", "red"),
     image_size=32,
-    architecture="resnet18",
+    model=RESNET18,
     run="tidy-run",
     epoch=3,
     thresholds=THRESHOLDS,
@@ -47,7 +48,7 @@ class Bomb:
 
 @pytest.fixture(scope="module")
 def model() -> Classifier:
-    model = build_model("resnet18", mean=[0.1, 0.2], std=[0.3, 0.4], num_classes=NUM_CLASSES, seed=5)
+    model = small_model([0.1, 0.2], [0.3, 0.4], seed=5)
     with torch.no_grad():  # one training step's worth of state: statistics of batch norm, a head that is not zero
         for _ in range(2):
             model(torch.randint(0, 256, (4, 2, 32, 32), dtype=torch.uint8))
@@ -88,11 +89,11 @@ def test_other_software_can_read_the_model(model: Classifier, shipped: Path) -> 
     assert card["stain_order"] == STAIN_ORDER
     assert card["channels"] == ["green", "red"]
     assert card["thresholds"] == list(THRESHOLDS)
-    assert {"format", "version", "image_size", "architecture", "run", "epoch", "config"} < card.keys()
+    assert {"format", "version", "image_size", "model", "run", "epoch", "config"} < card.keys()
 
 
 def test_saving_leaves_the_model_as_it_was(model: Classifier, tmp_path: Path) -> None:
-    other = build_model("resnet18", mean=[0.1, 0.2], std=[0.3, 0.4], num_classes=NUM_CLASSES, seed=6).train()
+    other = small_model([0.1, 0.2], [0.3, 0.4], seed=6).train()
     save_model(str(tmp_path / "model.safetensors"), other, CARD)
     assert other.training
     assert all(parameter.requires_grad for parameter in other.parameters())
@@ -150,11 +151,11 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"format": "other"}, "its format is 'other'"),
-        ({"version": 2}, "its version is 2"),
+        ({"version": 3, "what": "is new"}, "its version is 3"),
         ({"vocabulary": "hpa-35"}, "its vocabulary is 'hpa-35'"),
         ({"stain_order": "hpa-bgry"}, "its stain order is 'hpa-bgry'"),
-        ({"architecture": "resnet34"}, "the weights do not fit resnet34"),
-        ({"architecture": "vgg"}, "the weights do not fit vgg"),
+        ({"model": {"name": "resnet34"}}, "the weights do not fit resnet34"),
+        ({"model": {"name": "vgg"}}, "no architecture of this name"),
         ({"channels": STAINS}, "the weights do not fit"),
         ({"thresholds": [0.5]}, "thresholds"),
         ({"thresholds": None}, "thresholds"),
@@ -173,6 +174,18 @@ def test_a_model_of_another_kind_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_of_version_1_is_read(model: Classifier, tmp_path: Path) -> None:
+    """It held the name of the architecture where now all settings of the model are."""
+    card = json.loads(CARD.model_dump_json()) | {"version": 1, "architecture": "resnet18"}
+    del card["model"]
+    tensors = dict(model.state_dict())
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors", {"hpa_ray": json.dumps(card)})
+    loaded = load_model(str(tmp_path))
+    assert loaded.card == CARD
+    images = torch.randint(0, 256, (2, 2, 32, 32), dtype=torch.uint8)
+    assert torch.equal(loaded.model(images), model(images))
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"hpa_ray": "{"}, {"hpa_ray": "[]"}])
 def test_weights_without_a_card_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     safetensors.torch.save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors", metadata)
@@ -183,7 +196,7 @@ def test_weights_without_a_card_are_refused(tmp_path: Path, metadata: dict[str, 
 def test_a_card_needs_every_field_without_a_default() -> None:
     content = json.loads(CARD.model_dump_json())
     assert ModelCard.model_validate_json(CARD.model_dump_json()) == CARD
-    for field in ("channels", "image_size", "architecture", "run", "epoch", "thresholds", "config"):
+    for field in ("channels", "image_size", "model", "run", "epoch", "thresholds", "config"):
         with pytest.raises(ValueError, match=field):
             ModelCard.model_validate({name: value for name, value in content.items() if name != field})
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hpa_ray.errors import InputError
 from hpa_ray.schema import Images, Reject
-from hpa_ray.stream import EpochOrder, Schedule, Steps, Sweep, contiguous_share, local_feed, sample_seeds
+from hpa_ray.stream import EpochOrder, Sampling, Schedule, Steps, Sweep, contiguous_share, local_feed, sample_seeds
 from hpa_ray.stream.feed import from_block, read_item, to_block
 
 counts = st.integers(1, 700)
@@ -96,7 +96,10 @@ def test_validation_shares_cover_every_row_once(num_rows: int, world_size: int) 
 def schedules(world_size: int, *, batch_size: int, first_epoch: int = 0) -> list[Schedule]:
     train, val = np.arange(0, 300, 2), np.arange(1, 60, 2)
     order, steps = EpochOrder(len(train), 5, chunk_rows=16), Steps(len(train), batch_size, world_size)
-    return [Schedule(train, val, order, steps, rank, first_epoch, 3) for rank in range(world_size)]
+    return [
+        Schedule(train, val, Sampling(len(train), 5, None), order, steps, rank, first_epoch, 3)
+        for rank in range(world_size)
+    ]
 
 
 @settings(deadline=None, max_examples=12)
