@@ -186,12 +186,17 @@ def words_of(options: argparse.Namespace, shards: Path, split: Path, choice: Cho
 def bind(numbers: Any, num_processes: int) -> None:
     """Give this process of several one CPU of its own: threads of several would only wait for each other."""
     if num_processes > 1:
-        os.sched_setaffinity(0, {numbers.get()})
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[numbers.get()]})
 
 
 def train(words: list[str], folder: Path) -> float:
     """Seconds of a run as a user would start it, unless it is there already; a process does several, one by one."""
+    note = folder.with_suffix(".words")  # what the finished run was made with
+    if note.exists() and note.read_text() != " ".join(words):
+        raise RuntimeError(f"{folder} is of other settings: delete it, or give another FOLDER")
     if not (folder / "summary_test.json").exists():
+        folder.parent.mkdir(exist_ok=True)
+        note.write_text(" ".join(words))
         with contextlib.redirect_stdout(io.StringIO()) as said:
             code = hpa_ray(["train", *words])
         if code:

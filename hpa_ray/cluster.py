@@ -21,6 +21,11 @@ ENVIRONMENT = {
 """Defaults of Ray that hurt here; what the user has set stays."""
 
 
+def available_cpus() -> int:
+    """CPUs that this process may use: fewer than the machine has, under taskset, Slurm or in some containers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
     """Join the cluster at RAY_ADDRESS or a running one of this machine, else start Ray here; once per process.
 
@@ -31,7 +36,7 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
 
     import ray  # reads the environment when it is imported
 
-    cores = os.cpu_count() or 1
+    cores = available_cpus()
     if not ray.is_initialized():
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
@@ -99,10 +104,15 @@ def shared(reference: Any) -> Any:
 _shared: dict[str, tuple[storage.Settings, Any]] = {}
 
 
-def has_gpus(num_workers: int) -> bool:
+def num_gpus() -> int:
+    """Of the whole cluster."""
     import ray
 
-    return bool(ray.cluster_resources().get("GPU", 0) >= num_workers)
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def has_gpus(num_workers: int) -> bool:
+    return num_gpus() >= num_workers
 
 
 def _too_many(num_workers: int, limit: str) -> InputError:

@@ -21,10 +21,11 @@ def scores_of(probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str]
     return scores | {f"{name}_tuned": value for name, value in score_tuned(probabilities, targets, ids).items()}
 
 
-def score_names() -> set[str]:
-    """All that `scores_of` gives a number for."""
+def selectable() -> dict[str, bool]:
+    """Scores of the validation part by which an epoch can be chosen, and whether larger ones are better."""
     zeros = np.zeros((2, NUM_CLASSES))
-    return set(scores_of(zeros, zeros.astype(np.uint8), ["a", "b"]))
+    names = scores_of(zeros, zeros.astype(np.uint8), ["a", "b"])
+    return {name: "loss" not in name for name in ("val_loss", *names) if not name.startswith("num_")}
 
 
 def floor_scores(targets: np.ndarray) -> dict[str, float | None]:

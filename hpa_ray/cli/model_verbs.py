@@ -41,6 +41,11 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
             f"data.channels = {','.join(config.data.channels)}, the model takes {','.join(shipped.card.channels)}"
         )
     data = open_data(config)
+    if data.source.image_size != shipped.card.image_size:
+        raise InputError(
+            f"the images are of {data.source.image_size} px, the model takes {shipped.card.image_size} px: prepare "
+            f"them again with data.image_size={shipped.card.image_size}"
+        )
     part = config.evaluate.part
     rows = np.arange(len(data.image_ids)) if part == "all" else data.parts.get(part, np.empty(0, np.int64))
     if not len(rows):

@@ -14,12 +14,13 @@ import numpy as np
 import yaml
 
 from hpa_ray import cluster
-from hpa_ray.checkpoint.results import score_names
+from hpa_ray.checkpoint.results import selectable
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, home, resolve, with_atlas_shards
 from hpa_ray.config import Config, dump_config, without_credentials
 from hpa_ray.config.architectures import TIMM
+from hpa_ray.config.contradictions import contradictions
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.progress import Progress, console
@@ -36,7 +37,8 @@ MAY_DIFFER = (
     "train.prefetch_batches",
     "train.max_failures",
 )
-"""Keys that may have another value when a run is resumed: they decide where it runs, not what it learns."""
+"""Keys that may have another value when a run is resumed: they say where it runs. The number of workers also changes
+the global batch, which is told."""
 PACKAGES = ("hpa-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
 
 
@@ -109,11 +111,16 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
     with console.progress("test", len(rows)) as show:
         scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)
     return {
-        f"test_{name}": value for name, value in scores.items() if isinstance(value, float) or name.startswith("num_")
+        f"test_{name}": value
+        for name, value in scores.items()
+        if value is None or isinstance(value, float) or name.startswith("num_")
     }
 
 
 def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:
+    if event["event"] == "note":
+        console.say(f"note: {event['text']}")
+        return
     if event["event"] == "step":
         speed = f"{event['images_per_s']:.0f} images/s, waiting for data {event['data_wait_pct']:.1f} %"
         note = f"epoch {event['epoch'] + 1}/{config.train.epochs}, loss {event['loss']:.4f}, {speed}"
@@ -130,9 +137,9 @@ def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:
 
 
 def _check(config: Config) -> None:
-    """Raises InputError for what only the end of the first epoch, or a worker, would find otherwise."""
-    problems = []
-    names = score_names() | {"val_loss"}
+    """Raises InputError for what only a worker, or the end of the first epoch, would find otherwise."""
+    problems = contradictions(config)
+    names = selectable()
     if config.train.select not in names:
         close = difflib.get_close_matches(config.train.select, names, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names))}"
@@ -165,6 +172,9 @@ def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
     sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run")
     keys = [key for key in now if key not in ignored and key.split(".")[0] in sections]
     changed = [f"{key}: {before.get(key)} there, {now[key]} here" for key in keys if before.get(key) != now[key]]
+    batches = [max(1, int(flat["train.num_workers"])) * config.train.batch_size for flat in (before, now)]
+    if not dry and not changed and batches[0] != batches[1]:
+        console.say(f"note: another number of workers makes steps of {batches[1]} images, they were of {batches[0]}")
     if changed:
         raise InputError(
             f"{folder.uri} was started with other settings - {'; '.join(changed)}: use those, or another run.name"
@@ -222,7 +232,7 @@ def _say_result(summary: dict[str, Any], folder: RunFolder) -> None:
         ("best constant prediction", "floor_macro_f1", "floor_micro_f1", "floor_macro_f1_present"),
     )
     for name, *keys in rows:
-        macro, micro, macro_present = (summary[f"{part}{key}"] for key in keys)
-        console.say(f"  {name:<30}{macro:9.3f}  {micro:9.3f}" + (f"  {macro_present:9.3f}" if of_present else ""))
+        cells = ["-" if (value := summary[f"{part}{key}"]) is None else f"{value:.3f}" for key in keys]
+        console.say(f"  {name:<30}{cells[0]:>9}  {cells[1]:>9}" + (f"  {cells[2]:>9}" if of_present else ""))
     console.say(f"run folder: {folder.uri}")
     console.say(f"next: hpa-ray predict predict.run={folder.uri} data.images=FOLDER predict.output=FOLDER")

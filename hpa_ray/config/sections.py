@@ -193,13 +193,13 @@ class LossConfig(Section):
     name: Literal[
         "bce", "focal", "asl", "distribution_balanced", "soft_f1", "bce_soft_f1_alternating", "lovasz_hinge"
     ] = "bce"
-    """Loss over the 28 classes."""
+    """Loss over the 28 classes; bce_soft_f1_alternating changes with every epoch."""
     weighting: Literal["none", "inverse", "sqrt_inverse", "effective_number", "gentle"] = "none"
     """Weight of a class by its n of N training images: 1/n, 1/sqrt(n), (1-b)/(1-b^n) or (1-n/N)^2, at a mean of 1."""
     weight_clip: float = Field(10.0, ge=1)
     """Largest weight of a class, in multiples of the smallest."""
     weight_on: Literal["both", "positives"] = "both"
-    """Weigh a class's whole term, or only that of the images that have it."""
+    """Weigh a class's whole term, or only that of the images that have it (not of soft_f1 and lovasz_hinge)."""
     effective_number_beta: float = Field(0.9999, ge=0, lt=1)
     """b in effective_number."""
     focal_gamma: float = Field(2.0, ge=0)
@@ -213,7 +213,7 @@ class LossConfig(Section):
     logit_adjustment: float = Field(0.0, ge=0)
     """Times the log odds of a class's share that are added to its logit in training only; 0: none."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """e: targets become e/2 and 1 - e/2."""
+    """e: targets become e/2 and 1 - e/2 (not of soft_f1 and lovasz_hinge)."""
 
 
 class SamplingConfig(Section):
@@ -287,7 +287,7 @@ class OptimConfig(Section):
     """How the learning rate follows the global batch (images per optimizer step over all workers)."""
     lr_batch_size: int = Field(32, ge=1)
     """Global batch that lr is meant for, with lr_scaling."""
-    backbone_lr: float = Field(1.0, ge=0)
+    backbone_lr: float = Field(1.0, gt=0)
     """Learning rate of all but the last layer, in multiples of lr."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of sgd."""
@@ -324,7 +324,7 @@ class TrainConfig(Section):
     """Times a run is taken up again from its last checkpoint after a worker was lost."""
     select: str = "macro_f1_tuned"
     """Score of the validation part by which the epoch is chosen whose model is kept: the name of one in metrics.jsonl,
-    such as macro_f1, map, micro_f1_tuned or val_loss (the smallest)."""
+    such as macro_f1, map, micro_f1_tuned or val_loss (of losses the smallest)."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many epochs without a better train.select; unset: never."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

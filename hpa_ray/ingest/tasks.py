@@ -1,7 +1,6 @@
 """Many independent tasks, each giving one small result: on every CPU of a Ray cluster, or on threads without Ray."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import islice
@@ -29,8 +28,8 @@ def run_tasks(
 
 
 def _on_threads(work: Callable[[int], dict[str, Any]], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        futures = {pool.submit(work, number) for number in numbers[: 2 * (os.cpu_count() or 1)]}
+    with ThreadPoolExecutor(cluster.available_cpus()) as pool:
+        futures = {pool.submit(work, number) for number in numbers[: 2 * cluster.available_cpus()]}
         waiting = iter(numbers[len(futures) :])
         try:
             while futures:

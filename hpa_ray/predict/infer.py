@@ -1,6 +1,5 @@
 """Rows of a source -> probabilities, in this process or by Ray Data actors that hold the model."""
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -102,7 +101,7 @@ class Predictor:
 def _in_process(
     shipped: ShippedModel, source: Source, sweep: Sweep, source_N: np.ndarray | None, matching: Matching | None
 ) -> Any:
-    predictor = Predictor(shipped, os.cpu_count() or 1, source_N, matching)
+    predictor = Predictor(shipped, cluster.available_cpus(), source_N, matching)
     for batch in local_feed(source, sweep, prefetch=PREFETCH_BATCHES):
         yield batch.rows_B, predictor.logits(batch), batch.rejects
 
@@ -114,7 +113,7 @@ def _on_actors(shipped: ShippedModel, source: Source, sweep: Sweep, num_workers:
     cluster.start_ray(num_workers)
     blocks = ray_blocks(source, sweep, per_task=1).map_batches(
         Predictor,
-        fn_constructor_args=(shipped, max(1, (os.cpu_count() or 1) // num_workers)),
+        fn_constructor_args=(shipped, max(1, cluster.available_cpus() // num_workers)),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=num_workers),

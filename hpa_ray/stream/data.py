@@ -199,7 +199,7 @@ def _measured_moments(config: Config, source: Source, rows: np.ndarray, source_N
         if len(pixels):
             mean = pixels.mean(axis=(0, 2, 3), dtype=np.float64) / 255
             squares = np.square(pixels, dtype=np.uint16).mean(axis=(0, 2, 3), dtype=np.float64) / 255**2
-            found[number] = Moments(tuple(mean.tolist()), tuple(np.sqrt(squares - mean**2).tolist()))
+            found[number] = Moments(tuple(mean.tolist()), tuple(np.sqrt(np.maximum(squares - mean**2, 0)).tolist()))
     if not found:
         raise InputError("none of the first training images can be read")
     whole = found[min(found)]

@@ -12,7 +12,7 @@ from hpa_ray.stream.schedule import Batch
 
 class DeviceBatch(NamedTuple):
     batch: Batch
-    images_BCSS: torch.Tensor  # on the device: uint8, or with several sources float32 on the same scale
+    images_BCSS: torch.Tensor  # on the device: uint8, or with several sources float32 from 0 to 255
     targets_BK: torch.Tensor  # float32
     seeds_B: torch.Tensor  # int64
 
@@ -22,15 +22,10 @@ def to_device(batches: Iterable[Batch], data: Data, device: torch.device) -> Ite
     pin = device.type == "cuda"
     match = SourceMatch(data.source_N, data.matching, device)
 
-    def move(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-        staged = torch.empty(array.shape, dtype=dtype, pin_memory=pin)
-        staged.numpy()[...] = array
-        return staged.to(device, non_blocking=True)
-
     def tensors(batch: Batch) -> DeviceBatch:
-        images = match(move(batch.pixels_BCSS, torch.uint8), batch.rows_B)
-        targets = move(data.targets_NK[batch.rows_B], torch.float32)
-        return DeviceBatch(batch, images, targets, move(batch.seeds_B, torch.int64))
+        images = match(move(batch.pixels_BCSS, torch.uint8, device), batch.rows_B)
+        targets = move(data.targets_NK[batch.rows_B], torch.float32, device)
+        return DeviceBatch(batch, images, targets, move(batch.seeds_B, torch.int64, device))
 
     if not pin:  # nothing to overlap with
         yield from map(tensors, batches)
@@ -42,6 +37,13 @@ def to_device(batches: Iterable[Batch], data: Data, device: torch.device) -> Ite
             yield current
     if ahead is not None:
         yield ahead
+
+
+def move(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Onto the device without waiting for it: by way of pinned memory where it is a GPU."""
+    staged = torch.empty(array.shape, dtype=dtype, pin_memory=device.type == "cuda")
+    staged.numpy()[...] = array
+    return staged.to(device, non_blocking=True)
 
 
 class SourceMatch:
@@ -57,9 +59,9 @@ class SourceMatch:
             self.offset_MC = torch.from_numpy(matching.offset_MC).to(device)
 
     def __call__(self, images_BCSS: torch.Tensor, rows_B: np.ndarray) -> torch.Tensor:
-        """(B, C, S, S) uint8 -> float32 on the 0 to 255 scale, or as they are where there is one source."""
+        """(B, C, S, S) uint8 -> float32 from 0 to 255, or as they are where there is one source."""
         if self.matching is None:
             return images_BCSS
-        sources = torch.from_numpy(self.source_N[rows_B].astype(np.int64)).to(images_BCSS.device)
+        sources = move(self.source_N[rows_B], torch.int64, images_BCSS.device)
         gain, offset = self.gain_MC[sources][:, :, None, None], self.offset_MC[sources][:, :, None, None]
-        return torch.addcmul(offset, images_BCSS.float(), gain)
+        return torch.addcmul(offset, images_BCSS.float(), gain).clamp_(0, 255)

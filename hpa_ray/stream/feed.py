@@ -4,7 +4,6 @@ Before: stream/schedule and a source (ingest or shards). After: stream/device.
 """
 
 import json
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -25,16 +24,22 @@ ITEMS_PER_TASK = 16
 
 
 def read_item(source: Source, item: Item) -> Batch:
-    images = source.read(item.rows_B)
-    seeds = item.seeds_B[np.isin(item.rows_B, images.rows_B)] if images.rejects else item.seeds_B
-    return Batch(
-        item.kind, item.epoch, item.step, images.rows_B, seeds, item.step_size, images.pixels_BCSS, images.rejects
-    )
+    """The images of an item in its order; one that stands in it several times is read once."""
+    distinct, copy_B = np.unique(item.rows_B, return_inverse=True)
+    repeats = len(distinct) < len(item.rows_B)
+    if not repeats:
+        distinct, copy_B = item.rows_B, np.arange(len(item.rows_B))
+    images = source.read(distinct)
+    kept = np.isin(distinct, images.rows_B)
+    kept_B = kept[copy_B]
+    pixels = images.pixels_BCSS[(np.cumsum(kept) - 1)[copy_B[kept_B]]] if repeats else images.pixels_BCSS
+    rows, seeds = item.rows_B[kept_B], item.seeds_B[kept_B]
+    return Batch(item.kind, item.epoch, item.step, rows, seeds, item.step_size, pixels, images.rejects)
 
 
 def local_feed(source: Source, items: Items, *, prefetch: int) -> Iterator[Batch]:
     """Batches in the order of the items, up to `prefetch` of them read ahead on threads; needs no Ray."""
-    pool = ThreadPoolExecutor(min(prefetch, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(prefetch, cluster.available_cpus()))
     pending: deque[Future[Batch]] = deque()
     try:
         for number in range(len(items)):

@@ -75,6 +75,17 @@ class Steps:
         """Positions (start, stop) in the epoch of all samples of a step."""
         return _part(step, self.per_epoch, 0, self.num_rows)
 
+    def num_groups(self, size: int) -> int:
+        """Of at most `size` steps that make one step of the optimizer, per epoch."""
+        return -(-self.per_epoch // size)
+
+    def group(self, step: int, size: int) -> tuple[int, int, int]:
+        """The group a step is in: its number, its first and its last step. Sizes differ by at most one step."""
+        num_groups = self.num_groups(size)
+        number = ((step + 1) * num_groups - 1) // self.per_epoch
+        start, stop = _part(number, num_groups, 0, self.per_epoch)
+        return number, start, stop - 1
+
     def share(self, step: int, rank: int) -> tuple[int, int]:
         """Positions (start, stop) of one worker's samples of a step."""
         return _part(rank, self.world_size, *self.step(step))

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from hpa_ray.config import TrainConfig
-from hpa_ray.errors import InputError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,10 +20,7 @@ class Average(Generic[M]):
     """
 
     def __init__(self, cfg: TrainConfig, model: M) -> None:
-        if cfg.ema_decay and cfg.swa_epochs:
-            raise InputError("train.ema_decay and train.swa_epochs are both set - choose one average of the weights")
-        if cfg.swa_epochs > cfg.epochs:
-            raise InputError(f"train.swa_epochs = {cfg.swa_epochs}, but train.epochs = {cfg.epochs}")
+        assert not (cfg.ema_decay and cfg.swa_epochs), "one average at a time"
         self.ema_decay, self.first_epoch = cfg.ema_decay, cfg.epochs - cfg.swa_epochs
         self.num_averaged = 0
         self._model: M | None = None

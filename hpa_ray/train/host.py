@@ -1,12 +1,12 @@
 """Where the loop runs: the small context it knows, and the one without Ray."""
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from hpa_ray.cluster import available_cpus
 from hpa_ray.schema import Source
 from hpa_ray.stream import Batch, Schedule, local_feed
 
@@ -43,11 +43,6 @@ class Host(Protocol):
     def end_epoch(self, metrics: Event) -> None:
         """All ranks have finished an epoch and its checkpoint is stored."""
         ...
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use: fewer than the machine has, under taskset, Slurm or in some containers."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LocalHost:

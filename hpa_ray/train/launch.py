@@ -46,9 +46,23 @@ def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[E
     cfg = config.train
     cluster.start_ray(cfg.num_workers, use_gpu=cfg.use_gpu)
     use_gpu = cluster.has_gpus(cfg.num_workers) if cfg.use_gpu is None else cfg.use_gpu
+    gpus = cluster.num_gpus()
+    if cfg.use_gpu is None and 0 < gpus < cfg.num_workers:
+        raise InputError(
+            f"train.num_workers = {cfg.num_workers}, and the cluster has {gpus} GPUs: give train.num_workers={gpus}, "
+            "or train.use_gpu=false to train on CPUs"
+        )
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(mailbox, ended, show), daemon=True)
+    unshown: list[BaseException] = []
+
+    def watch() -> None:
+        try:
+            _watch(mailbox, ended, show)
+        except BaseException as error:  # of the screen or the run folder; told after the run, which goes on
+            unshown.append(error)
+
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     with tempfile.TemporaryDirectory(prefix="hpa_ray_") as scratch:  # Ray's own notes; ours are in the run folder
         trainer = TorchTrainer(
@@ -73,8 +87,9 @@ def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[E
     problems = ray.get(mailbox.mistake.remote())
     if problems:
         raise InputError(*problems) from failure
-    if failure is not None:
-        raise failure
+    for problem in (failure, *unshown):
+        if problem is not None:
+            raise problem
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ class Learner:
         cfg = config.train
         self.config, self.host, self.steps, self.device = config, host, steps, host.device
         self.image_size = data.source.image_size
-        self.sizes = _check_sizes(cfg.sizes, self.image_size, cfg.epochs)
+        self.sizes = _check_sizes(cfg.sizes, self.image_size)
         self.dtype = _precision(cfg.precision, self.device)
         self.model = build_model(
             config.model,
@@ -74,16 +74,26 @@ class Learner:
         self._failed_at = torch.full((), -1, dtype=torch.int64, device=self.device)
 
     @property
+    def where(self) -> str:
+        """In words: device, workers, precision."""
+        cpus = torch.get_num_threads()
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{cpus} CPU threads"
+        return f"{self.host.world_size} x {device}, {str(self.dtype).removeprefix('torch.')}"
+
+    @property
     def optimizer_steps(self) -> int:
         """Per epoch."""
-        return -(-self.steps.per_epoch // self.config.train.accumulate)
+        return self.steps.num_groups(self.config.train.accumulate)
 
     def begin_epoch(self, epoch: int) -> None:
-        frozen = epoch < self.config.train.freeze_epochs
-        if self._parallel is None or frozen != self.model.frozen:
+        frozen, size = epoch < self.config.train.freeze_epochs, self._size(epoch)
+        if self._parallel is None or frozen != self.model.frozen or size != self._size(epoch - 1):
             self.model.freeze(frozen)
             self._parallel = self.host.parallel(self.model)  # DDP learns only once which parameters have gradients
-            self._forward = torch.compile(self._parallel) if self.config.train.compile else self._parallel
+            self._forward = self._parallel
+            if self.config.train.compile:
+                torch.compiler.reset()  # for each size anew: kernels for any size are slower
+                self._forward = torch.compile(self._parallel, dynamic=False)
         self.model.train(), self.augment.train(), self.loss.train()
         # dropout and the like; all else has seeds of its own
         mixed = np.random.SeedSequence([self.config.run.seed, epoch, self.host.rank]).generate_state(1, np.uint64)
@@ -91,18 +101,16 @@ class Learner:
 
     def learn(self, device_batch: DeviceBatch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """One batch; an optimizer step after every train.accumulate of them -> losses (B,), logits (B, K), detached."""
-        accumulate = self.config.train.accumulate
-        first = step - step % accumulate
-        last = min(first + accumulate, self.steps.per_epoch) - 1
+        group, first, last = self.steps.group(step, self.config.train.accumulate)
         num_images = self.steps.step(last)[1] - self.steps.step(first)[0]
         if step == first:
-            self._set_learning_rate(epoch * self.optimizer_steps + step // accumulate)
+            self._set_learning_rate(epoch * self.optimizer_steps + group)
             self.optimizer.zero_grad(set_to_none=True)
         images, targets = self.prepared(device_batch, epoch)
         ddp = self._parallel if isinstance(self._parallel, nn.parallel.DistributedDataParallel) else None
         with ddp.no_sync() if ddp and step != last else contextlib.nullcontext():
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                logits_BK = self._forward(images)
+                logits_BK = self._call(images)
             losses_B = self.loss(logits_BK, targets, epoch=epoch)
             # gradients are averaged over ranks with equal weight, so a mean over the whole step needs this scale
             loss = losses_B.sum() * self.host.world_size / num_images
@@ -115,12 +123,17 @@ class Learner:
 
     def prepared(self, device_batch: DeviceBatch, epoch: int) -> tuple[Tensor, Tensor]:
         """Images and targets as the model gets them: at the epoch's size, augmented."""
-        images = device_batch.images_BCSS
-        size = self.sizes[epoch * len(self.sizes) // self.config.train.epochs] if self.sizes else self.image_size
+        images, size = device_batch.images_BCSS, self._size(epoch)
         if size != self.image_size:
             images = nn.functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
         images, targets = self.augment(images, device_batch.targets_BK, device_batch.seeds_B)
         return images.contiguous(memory_format=self.memory_format), targets
+
+    def _size(self, epoch: int) -> int:
+        """Side in px of the training images of an epoch."""
+        if not self.sizes:
+            return self.image_size
+        return self.sizes[max(epoch, 0) * len(self.sizes) // self.config.train.epochs]
 
     def end_epoch(self, epoch: int) -> None:
         """After the last batch: one model on all ranks, ready to be validated."""
@@ -160,6 +173,17 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.average.load_state(state["average"])
+
+    def _call(self, images: Tensor) -> Tensor:
+        try:
+            return self._forward(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(
+                "batch normalisation can not learn from a batch of one image at this size: give a larger "
+                "train.batch_size or fewer workers, or larger images"
+            ) from error
 
     def _set_learning_rate(self, step: int) -> None:
         peak = peak_learning_rate(self.config.optim, self.steps.num_rows / self.optimizer_steps)
@@ -205,11 +229,9 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[name]
 
 
-def _check_sizes(sizes: tuple[int, ...], image_size: int, epochs: int) -> tuple[int, ...]:
+def _check_sizes(sizes: tuple[int, ...], image_size: int) -> tuple[int, ...]:
     if sizes and sizes[-1] != image_size:
         raise InputError(
             f"train.sizes = {','.join(map(str, sizes))}: the last must be the side of the data, {image_size} px"
         )
-    if len(sizes) > epochs:
-        raise InputError(f"train.sizes has {len(sizes)} sides, but train.epochs = {epochs}")
     return sizes

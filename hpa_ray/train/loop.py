@@ -42,14 +42,14 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
     order = EpochOrder(samples.num_samples, config.run.seed, chunk_rows=CHUNK_ROWS)
     steps = Steps(order.num_rows, cfg.batch_size, host.world_size)
     state = folder.load_checkpoint()
+    first_epoch = _same_everywhere(host, folder, 0 if state is None else int(state["epoch"]))
     # rank 0 alone reads pretrained weights: its model is what all ranks start with
     learner = Learner(config, data, host, steps, load_weights=state is None and host.rank == 0)
     recorder = Recorder(config, data, folder, learner.loss)
-    first_epoch = 0
     if state is not None:
         learner.load_state(state)
         recorder.load_state(state["recorder"])
-        first_epoch = int(state["epoch"])
+        del state
     if recorder.is_finished:
         return
     pictures = Pictures(config, data, folder, learner) if host.rank == 0 and first_epoch == 0 else None
@@ -57,12 +57,14 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         data.parts["train"], data.parts["val"], samples, order, steps, host.rank, first_epoch, cfg.epochs
     )
     stream = to_device(host.feed(data.source, schedule), data, host.device)
+    if host.rank == 0:
+        host.tell({"event": "note", "text": f"training on {learner.where}"})
     clock = Clock()
-    rejects: list[Reject] = []
+    rejects: dict[int, Reject] = {}  # by manifest row: an image is met in every epoch
 
     for epoch in range(first_epoch, cfg.epochs):
         learner.begin_epoch(epoch)
-        totals = torch.zeros(2, dtype=torch.float64, device=host.device)  # loss summed over images, images
+        loss_sum, num_images = torch.zeros((), dtype=torch.float64, device=host.device), 0
         seen, found = Watcher(MAX_SCORED // host.world_size), Watcher()
         clock.start()
         for step in range(steps.per_epoch):
@@ -70,12 +72,12 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
             batch = device_batch.batch
             assert (batch.kind, batch.epoch, batch.step) == ("train", epoch, step), "batches came out of order"
             if batch.rejects:
-                rejects += batch.rejects
-                check_rejects(config, data, rejects)
+                _note(config, data, rejects, batch.rejects)
             if pictures and (epoch, step) == (0, 0):
                 pictures.begin(device_batch)
             losses_B, logits_BK = learner.learn(device_batch, epoch, step)
-            totals += torch.stack([losses_B.double().sum(), totals.new_tensor(len(losses_B))])
+            loss_sum += losses_B.sum(dtype=torch.float64)
+            num_images += len(losses_B)
             seen.add(batch.rows_B, logits_BK)
             if host.rank == 0 and clock.due(batch.step_size):
                 _check_finite(learner.failed_at, steps)
@@ -90,17 +92,16 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         for _ in range(len(schedule.validation)):
             device_batch = next(stream)
             found.add(device_batch.batch.rows_B, learner.predict(device_batch.images_BCSS))
-            rejects += device_batch.batch.rejects
-        check_rejects(config, data, rejects)
-        sums = [*totals.cpu().tolist(), storage.take_retries()]
+            _note(config, data, rejects, device_batch.batch.rejects)
+        sums = [float(loss_sum), num_images, storage.take_retries()]
         shares = host.gather((sums, learner.failed_at, seen.take(), found.take(), rejects))
         for failed_at in sorted(share[1] for share in shares):
             _check_finite(failed_at, steps)
-        loss_sum, num_images, num_retries = np.sum([share[0] for share in shares], axis=0)
+        total_loss, total_images, num_retries = np.sum([share[0] for share in shares], axis=0)
         metrics: dict[str, Any] = {}
         if host.rank == 0:
             numbers = {
-                "train_loss": float(loss_sum / num_images),
+                "train_loss": float(total_loss / max(total_images, 1)),
                 "lr": learner.lr,
                 "storage_retries": int(num_retries),
                 **clock.numbers(),
@@ -110,13 +111,14 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
                 learner.kept,
                 Seen.join([share[2] for share in shares]),
                 Seen.join([share[3] for share in shares]),
-                [reject for share in shares for reject in share[4]],
+                {row: reject for share in shares for row, reject in share[4].items()},
                 numbers,
             )
-            if pictures and epoch == 0:
-                pictures.finish()
             folder.save_checkpoint(epoch + 1, {"epoch": epoch + 1, **learner.state(), "recorder": recorder.state()})
             host.tell({"event": "epoch", **metrics})
+            if pictures and epoch == 0:
+                for problem in pictures.finish():
+                    host.tell({"event": "note", "text": problem})
         host.end_epoch(metrics)
         if host.gather(recorder.is_finished)[0]:  # rank 0 knows
             break
@@ -166,6 +168,24 @@ class Clock:
             "data_wait_pct": round(100 * self.wait_s / seconds, 2),
             "first_batch_s": round(self.first_batch_s or 0.0, 3),
         }
+
+
+def _same_everywhere(host: Host, folder: RunFolder, epoch: int) -> int:
+    """Raises InputError if the ranks found checkpoints of different epochs: the folder is not one, but one per node."""
+    epochs = host.gather(epoch)
+    if len(set(epochs)) > 1:
+        raise InputError(
+            f"run.storage: {folder.uri} is not the same folder on all machines (checkpoints of the epochs "
+            f"{', '.join(map(str, epochs))} were found) - give a shared folder or a bucket"
+        )
+    return epoch
+
+
+def _note(config: Config, data: Data, rejects: dict[int, Reject], new: list[Reject]) -> None:
+    before = len(rejects)
+    rejects |= {reject.row: reject for reject in new}
+    if len(rejects) > before:
+        check_rejects(config, data, list(rejects.values()))
 
 
 def _check_finite(failed_at: int, steps: Steps) -> None:

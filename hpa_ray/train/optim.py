@@ -48,7 +48,7 @@ def learning_rate(cfg: OptimConfig, epochs: int, steps_per_epoch: int, step: int
     """Learning rate, as a multiple of the highest, of an optimizer step counted from the start of the run.
 
     cosine: Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts. one_cycle: Smith and Topin, "Super-convergence",
-    2018, up and down along cosines, from 1/25 to 1 in 30 % of the run, then to 1/10000.
+    2018, up and down along cosines, from 1/25 to 1 in 30 % of the run, then to 1/10000 of its start.
     """
     total = epochs * steps_per_epoch
     if cfg.schedule == "one_cycle":

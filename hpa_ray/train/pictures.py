@@ -47,11 +47,11 @@ class Pictures:
         pixels = shown.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         self._drawn.append(self._pool.submit(self._draw_samples, pixels, device_batch.batch.rows_B[:count]))
 
-    def finish(self) -> None:
-        """Wait until all is written; raises what went wrong."""
-        for future in self._drawn:
-            future.result()
+    def finish(self) -> list[str]:
+        """Wait until all is written; what went wrong, which must not cost the run."""
         self._pool.shutdown()
+        errors = [error for future in self._drawn if (error := future.exception()) is not None]
+        return [f"a picture of the run could not be made ({type(error).__name__}: {error})" for error in errors]
 
     def _draw_samples(self, pixels_BDCSS: np.ndarray, rows_B: np.ndarray) -> None:
         from hpa_ray import figures

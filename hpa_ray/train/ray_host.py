@@ -1,6 +1,5 @@
 """The host of the loop in a Ray Train worker: gradients by DDP, batches by Ray Data."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +7,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from hpa_ray.cluster import available_cpus
 from hpa_ray.schema import Source
 from hpa_ray.stream import Batch, Schedule, ray_feed
 from hpa_ray.train.host import DistributedHost, Event
@@ -21,7 +21,7 @@ class RayHost(DistributedHost):
         context = ray.train.get_context()
         self.prefetch, self.mailbox = prefetch, mailbox
         # Ray tells every library to use one thread per logical CPU of the worker; all cores are ours to share
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(max(1, available_cpus() // context.get_local_world_size()))
 
     def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
         image_bytes = len(source.channels) * source.image_size**2

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from hpa_ray.checkpoint.model_file import LAST_MODEL_FILE, MODEL_FILE, ModelCard, save_model
-from hpa_ray.checkpoint.results import floor_scores, scores_of, write_results
+from hpa_ray.checkpoint.results import floor_scores, scores_of, selectable, write_results
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config, dump_config
+from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.loss import ClassificationLoss
 from hpa_ray.metrics import score_predictions, tune_thresholds
@@ -97,13 +98,26 @@ class Recorder:
         return bool(self.lines) and patience is not None and self.lines[-1]["epoch"] - self.best["epoch"] >= patience
 
     def end_epoch(
-        self, epoch: int, model: Classifier, train: Seen, val: Seen, rejects: list[Reject], numbers: dict[str, float]
+        self,
+        epoch: int,
+        model: Classifier,
+        train: Seen,
+        val: Seen,
+        rejects: dict[int, Reject],
+        numbers: dict[str, float],
     ) -> dict[str, Any]:
-        """Write what `epoch` finished epochs gave; returns the epoch's line of metrics.jsonl."""
-        left_out = {reject.row for reject in rejects}
-        expected = set(self.data.parts["val"].tolist()) - left_out
+        """Write what `epoch` finished epochs gave; returns the epoch's line of metrics.jsonl.
+
+        rejects: by manifest row, the images that could not be read in this or an earlier epoch.
+        """
         val = val.in_order()
-        assert expected == set(val.rows_N.tolist()), "validation did not see every image"
+        # an image that could not be read before may have been readable now
+        missing = set(self.data.parts["val"].tolist()) - set(val.rows_N.tolist())
+        assert missing <= rejects.keys(), "validation did not see every image"
+        if not np.isfinite(val.logits_NK).all():
+            raise InputError(
+                f"the model's outputs are not finite numbers after epoch {epoch}: lower optim.lr or set optim.clip_norm"
+            )
         probabilities, targets = val.probabilities(), self.data.targets_NK[val.rows_N]
         ids = self.data.ids(val.rows_N)
         scores = scores_of(probabilities, targets, ids)
@@ -121,8 +135,8 @@ class Recorder:
             save_model(self.folder.path(LAST_MODEL_FILE), model, card)
         self.folder.write_metrics(self.lines)
         if rejects or self.data.rejects:
-            distinct = self.data.rejects + list({reject.row: reject for reject in rejects}.values())
-            write_parquet(self.folder.path("rejected.parquet"), rejected_table(distinct))
+            table = rejected_table(self.data.rejects + list(rejects.values()))
+            write_parquet(self.folder.path("rejected.parquet"), table)
         self.write_summary("done" if self.is_finished else "running", targets)
         return line
 
@@ -154,7 +168,7 @@ class Recorder:
         if not self.best or value is None:
             return not self.best
         best = self.best[self.select]
-        return best is None or (value < best if self.select == "val_loss" else value > best)
+        return best is None or (value > best if selectable()[self.select] else value < best)
 
     @torch.inference_mode()
     def _val_loss(self, logits_NK: np.ndarray, targets_NK: np.ndarray) -> float | None:

@@ -1,7 +1,7 @@
 """What a run tells while it goes on: curves, TensorBoard event files, MLflow, Weights & Biases. Before: launch.
 
-Runs in the driver, which knows the user's accounts. Curves and event files are made anew from all lines of
-metrics.jsonl, so a resumed run leaves the same files as one that was never stopped, also in an object store.
+Runs in the driver, which knows the user's accounts. Files are written whole, curves from all lines of metrics.jsonl, so
+a resumed run leaves the same files as one that was never stopped, also in an object store.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from hpa_ray.storage import write_bytes
 
 Line = dict[str, Any]
 DRAW_EVERY_S = 30.0
-EVENT_FILE = "events.out.tfevents.0.hpa_ray"
+EVENT_FILE = "events.out.tfevents.{:010d}.hpa_ray"
 
 
 class Tracker(Protocol):
@@ -59,6 +59,8 @@ def tracking(config: Config, folder: RunFolder, say: Callable[[str], None]) -> I
                 say(f"note: {type(tracker).__name__} failed and is left out from here on ({reason})")
 
     def epoch(event: Line) -> None:
+        # a run stopped between its line and its checkpoint repeats the epoch
+        lines[:] = [line for line in lines if line["epoch"] < event["epoch"]]
         lines.append({key: value for key, value in event.items() if key != "event"})
         each(lambda tracker: tracker.epoch(lines))
 
@@ -95,22 +97,21 @@ class Curves:
 
 
 class TensorBoard:
-    """One event file, written anew with every epoch: it stays below a megabyte."""
+    """An event file per epoch, whole at once: object stores know no appending, and TensorBoard goes on to new files."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.began = time.time()
 
     def epoch(self, lines: Sequence[Line]) -> None:
         from tensorboardX import SummaryWriter
 
+        line = lines[-1]
         with tempfile.TemporaryDirectory(prefix="hpa_ray_") as scratch:
             with SummaryWriter(scratch) as writer:
-                for line in lines:
-                    for name, value in scalars(line).items():
-                        writer.add_scalar(name, value, line["epoch"], walltime=self.began + line["wall_s"])
+                for name, value in scalars(line).items():
+                    writer.add_scalar(name, value, line["epoch"])
             (file,) = Path(scratch).iterdir()
-            write_bytes(self.folder.path("tensorboard", EVENT_FILE), file.read_bytes())
+            write_bytes(self.folder.path("tensorboard", EVENT_FILE.format(line["epoch"])), file.read_bytes())
 
     def end(self, ended_well: bool) -> None:
         pass

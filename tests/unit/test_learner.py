@@ -216,7 +216,6 @@ def test_progressive_sizes(shards: str) -> None:
     ("words", "told"),
     [
         (["train.sizes=16,24"], r"train.sizes = 16,24: the last must be the side of the data, 32 px"),
-        (["train.sizes=16,32", "train.epochs=1"], r"train.sizes has 2 sides, but train.epochs = 1"),
         (["train.sizes=16,32", "model.name=mlp6"], r"mlp6: .*16"),
     ],
 )

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from hpa_ray.errors import InputError
 from hpa_ray.schema import Images, Reject
-from hpa_ray.stream import EpochOrder, Sampling, Schedule, Steps, Sweep, contiguous_share, local_feed, sample_seeds
+from hpa_ray.stream import (
+    EpochOrder,
+    Item,
+    Sampling,
+    Schedule,
+    Steps,
+    Sweep,
+    contiguous_share,
+    local_feed,
+    sample_seeds,
+)
 from hpa_ray.stream.feed import from_block, read_item, to_block
 
 counts = st.integers(1, 700)
@@ -83,6 +93,20 @@ def test_every_worker_takes_the_same_steps_and_every_sample_is_used_once(
     assert seen == list(range(num_rows))
     assert max(sizes) - min(sizes) <= 1
     assert steps.per_epoch == -(-num_rows // (batch_size * world_size))
+
+
+@given(num_rows=counts, batch_size=st.integers(1, 90), size=st.integers(1, 12))
+def test_groups_of_steps_cover_them_and_are_about_equal(num_rows: int, batch_size: int, size: int) -> None:
+    steps = Steps(num_rows, batch_size, 1)
+    groups = [steps.group(step, size) for step in range(steps.per_epoch)]
+    for step, (number, first, last) in enumerate(groups):
+        assert first <= step <= last
+        assert groups[first] == groups[last] == (number, first, last)
+    lengths = {last - first + 1 for _, first, last in groups}
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert groups[0][0] == 0
+    assert groups[-1][0] + 1 == steps.num_groups(size)
 
 
 @given(num_rows=st.integers(0, 300), world_size=st.integers(1, 40))
@@ -162,6 +186,24 @@ def test_batches_survive_the_way_through_an_arrow_block(reject: bool) -> None:
             for old, new in zip(before[3:5] + before[6:7], after[3:5] + after[6:7], strict=True):
                 assert np.array_equal(old, new)
     assert [batch.step for batch in from_block(block.slice(2))] == [2, 3]
+
+
+def test_an_image_that_stands_in_a_batch_several_times_is_read_once() -> None:
+    asked: list[list[int]] = []
+
+    class Watched(Numbers):
+        def read(self, rows: np.ndarray) -> Images:
+            asked.append(rows.tolist())
+            return super().read(rows)
+
+    rows, seeds = np.array([9, 7, 3, 9, 14, 3, 9]), np.arange(7)
+    item = Item("train", 0, 0, rows, seeds, 7)
+    batch = read_item(Watched(reject=True), item)
+    assert [sorted(numbers) for numbers in asked] == [[3, 7, 9, 14]]
+    assert batch.rows_B.tolist() == [9, 3, 9, 3, 9]
+    assert batch.seeds_B.tolist() == [0, 2, 3, 5, 6]
+    assert batch.pixels_BCSS[:, 0, 0, 0].tolist() == [9, 3, 9, 3, 9]
+    assert sorted(reject.row for reject in batch.rejects) == [7, 14]
 
 
 def test_seeds_stay_with_their_rows_when_an_image_is_left_out() -> None:
