@@ -19,10 +19,11 @@ from hpa_ray.ingest import ImageSource
 from hpa_ray.manifest import build_manifest, check_ceiling, list_folder, problem_lines, read_ids
 from hpa_ray.predict import infer, labels_of, write_submission
 from hpa_ray.progress import console
-from hpa_ray.schema import Reject, Source, rejected_table
-from hpa_ray.shards import open_shards
+from hpa_ray.schema import Reject, rejected_table
+from hpa_ray.shards import ShardSource, open_shards
 from hpa_ray.storage import absolute, join, write_parquet
 from hpa_ray.stream import open_data
+from hpa_ray.stream.data import stored_matching
 
 
 def evaluate(invocation: Invocation) -> dict[str, Any]:
@@ -68,7 +69,11 @@ def predict(invocation: Invocation) -> dict[str, Any]:
     if not has_data(config):
         config = with_atlas(config)
     wanted = read_ids(config.predict.submission) if config.predict.submission else None
-    source, ids, rejects = _open_unlabelled(config, shipped.card.channels, shipped.card.image_size, wanted)
+    card = shipped.card
+    source, ids, rejects, source_N = _open_unlabelled(config, card.channels, card.image_size, wanted)
+    matching = None
+    if isinstance(source, ShardSource) and card.model.normalize == "source":
+        matching = stored_matching(source.index, card.channels, source_N)
     cfg = config.data
     where, num_images = cfg.shards or cfg.images or "", len(ids) + len(rejects) if wanted is None else len(wanted)
 
@@ -83,6 +88,8 @@ def predict(invocation: Invocation) -> dict[str, Any]:
             np.arange(len(ids)) if wanted is None else np.flatnonzero(np.isin(ids, wanted)),
             batch_size=config.predict.batch_size,
             num_workers=config.predict.num_workers,
+            source_N=source_N,
+            matching=matching,
             on_progress=show,
             on_rejects=check,
         )
@@ -107,15 +114,17 @@ def predict(invocation: Invocation) -> dict[str, Any]:
 
 def _open_unlabelled(
     config: Config, channels: tuple[str, ...], image_size: int, wanted: list[str] | None
-) -> tuple[Source, list[str], list[Reject]]:
-    """The images to classify, their ids by row, and those that can not be used."""
+) -> tuple[ShardSource | ImageSource, list[str], list[Reject], np.ndarray]:
+    """The images to classify, their ids by row, those that can not be used, and the number of each one's source."""
     cfg = config.data
+    if cfg.extra:
+        raise InputError("predict takes one folder or one set of shards - leave data.extra out")
     if cfg.shards:
         shards, table = open_shards(cfg.shards, channels)
         if shards.image_size != image_size:
             raise InputError(f"{cfg.shards} holds {shards.image_size} px images, the model takes {image_size} px")
         ids = table["image_id"].to_pylist()
-        return shards, ids, _not_there(wanted, ids, channels)
+        return shards, ids, _not_there(wanted, ids, channels), table["source"].to_numpy()
     if not cfg.images:
         raise InputError("predict needs data.images=FOLDER (or data.shards=FOLDER)")
     table, incomplete, _ = build_manifest(list_folder(cfg.images), None, channels)
@@ -123,7 +132,8 @@ def _open_unlabelled(
     asked = None if wanted is None else set(wanted)
     rejects = [reject for reject in incomplete if asked is None or reject.image_id in asked]
     rejects += _not_there(wanted, ids + [reject.image_id for reject in rejects], channels)
-    return ImageSource((cfg.images,), table, channels, image_size, cfg.white_level), ids, rejects
+    source = ImageSource((cfg.images,), table, channels, image_size, cfg.white_level)
+    return source, ids, rejects, np.zeros(len(ids), np.int8)
 
 
 def _not_there(wanted: list[str] | None, ids: list[str], channels: tuple[str, ...]) -> list[Reject]:

@@ -41,14 +41,14 @@ def infer(
 ) -> Predictions:
     """Probabilities of the given manifest rows.
 
-    source_N, matching: of labelled data of several sources, whose intensities are matched as they were in training.
+    source_N, matching: of data of several sources, whose intensities are matched as they were in training.
     on_progress(images done); on_rejects(all images so far that could not be used) may raise to stop at once.
     """
     sweep = Sweep(np.sort(rows), batch_size)
     results = (
         _in_process(shipped, source, sweep, source_N, matching)
         if num_workers == 0
-        else _on_actors(shipped, source, sweep, num_workers)
+        else _on_actors(shipped, source, sweep, num_workers, source_N, matching)
     )
     seen, logits, rejects = [np.empty(0, np.int64)], [np.empty((0, NUM_CLASSES), np.float32)], []
     done = 0
@@ -106,14 +106,21 @@ def _in_process(
         yield batch.rows_B, predictor.logits(batch), batch.rejects
 
 
-def _on_actors(shipped: ShippedModel, source: Source, sweep: Sweep, num_workers: int) -> Any:
+def _on_actors(
+    shipped: ShippedModel,
+    source: Source,
+    sweep: Sweep,
+    num_workers: int,
+    source_N: np.ndarray | None,
+    matching: Matching | None,
+) -> Any:
     import ray
     import ray.data
 
     cluster.start_ray(num_workers)
     blocks = ray_blocks(source, sweep, per_task=1).map_batches(
         Predictor,
-        fn_constructor_args=(shipped, max(1, cluster.available_cpus() // num_workers)),
+        fn_constructor_args=(shipped, max(1, cluster.available_cpus() // num_workers), source_N, matching),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=num_workers),

@@ -206,6 +206,11 @@ def _measured_moments(config: Config, source: Source, rows: np.ndarray, source_N
     return [found.get(number, whole) for number in range(int(source_N.max()) + 1)]
 
 
+def stored_matching(index: ShardIndex, channels: tuple[str, ...], source_N: np.ndarray) -> Matching | None:
+    """How the images of shards are brought to their first source; None where they are all of it."""
+    return _matching(_stored_moments(index, channels), bool(source_N.any()))[1]
+
+
 def _matching(moments: list[Moments], several: bool) -> tuple[Moments, Matching | None]:
     """Moments of the first source, and what brings the others to them."""
     first = moments[0]

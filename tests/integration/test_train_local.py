@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
 from hpa_ray.checkpoint.model_file import load_model
@@ -164,3 +165,34 @@ def wait_for(condition, process: "subprocess.Popen[str]", timeout_s: float = 120
         assert process.poll() is None, f"it ended too early: {process.stderr.read() if process.stderr else ''}"
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.02)
+
+
+def test_predict_matches_the_sources_of_shards_as_evaluate_does(atlas: Path, tmp_path: Path) -> None:
+    """A second source of darker images, under other Ids."""
+    second = tmp_path / "second"
+    second.mkdir()
+    names = [line.split(",") for line in (atlas / "train.csv").read_text().splitlines()[1:13]]
+    (second / "labels.csv").write_text("Id,Target\n" + "".join(f"x{name},{labels}\n" for name, labels in names))
+    for name, _ in names:
+        for stain in ("red", "green", "blue", "yellow"):
+            pixels = np.asarray(Image.open(atlas / "train" / f"{name}_{stain}.png"))
+            Image.fromarray(pixels // 2).save(second / f"x{name}_{stain}.png")
+    data = [
+        f"data.images={atlas}/train",
+        f"data.labels={atlas}/train.csv",
+        f"data.extra={second}",
+        "data.image_size=32",
+    ]
+    assert main(["prepare", *data, f"prepare.output={tmp_path}/shards", "prepare.num_workers=0"]) == 0
+    shards, run = f"data.shards={tmp_path}/shards", tmp_path / "runs" / "a"
+    words = [f"run.storage={run.parent}", "run.name=a", "model.name=mlp6", "train.epochs=1", "train.num_workers=0"]
+    assert main(["train", shards, *words, "split.parts=0.8/0.2"]) == 0
+    assert main(["evaluate", f"evaluate.run={run}", "evaluate.part=all", f"evaluate.output={tmp_path}/all"]) == 0
+    assert main(["predict", f"predict.run={run}", shards, f"predict.output={tmp_path}/out"]) == 0
+    tables = [pq.read_table(tmp_path / name) for name in ("all/predictions_all.parquet", "out/predictions.parquet")]
+    ours, theirs = (
+        dict(zip(*(table[key].to_pylist() for key in table.column_names[:2]), strict=True)) for table in tables
+    )
+    assert len(ours) == 72
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] == pytest.approx(theirs[name], abs=1e-6) for name in ours)
