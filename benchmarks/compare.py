@@ -51,7 +51,7 @@ def ladder() -> list[Choice]:
 
 
 def rare() -> list[Choice]:
-    """One thing changed at a time against plain BCE, and two combinations."""
+    """One thing changed at a time against plain BCE, and one combination."""
     base = ("model.name=resnet18", "augment.preset=light", "train.batch_size=32", "optim.lr=1e-3")
     changes = {
         "bce": (),
@@ -63,7 +63,6 @@ def rare() -> list[Choice]:
         "lovasz_hinge": ("loss.name=lovasz_hinge",),
         "bce, inverse on positives": ("loss.weighting=inverse", "loss.weight_on=positives"),
         "bce, sqrt_inverse": ("loss.weighting=sqrt_inverse",),
-        "bce, effective_number": ("loss.weighting=effective_number",),
         "bce, gentle": ("loss.weighting=gentle",),
         "bce, logit adjustment": ("loss.logit_adjustment=1",),
         "bce, repeat_factor": ("sampling.name=repeat_factor",),

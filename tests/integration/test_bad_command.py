@@ -8,7 +8,7 @@ from bad_data import CELL, FUZZ, Data, call, done, files_below, first_images, re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpa_ray.config import config_keys
+from hpa_ray.config import config_keys, recipe_names
 
 
 @pytest.fixture
@@ -26,7 +26,8 @@ def test_words_that_are_no_command() -> None:
     assert call("train", "--config", "a.yaml", "--recipe", "embedded")[2] == [
         "hpa-ray: argument --recipe: not allowed with argument --config - `hpa-ray --help` shows how it is used"
     ]
-    assert refused("train", "--recipe", "nope") == ["--recipe nope: no such recipe - there are: embedded"]
+    recipes = ", ".join(recipe_names())
+    assert refused("train", "--recipe", "nope") == [f"--recipe nope: no such recipe - there are: {recipes}"]
     assert refused("train", "epochs") == ["command line: 'epochs' - write it as key=value"]
     assert refused("fetch", "kagle") == ["command line: 'kagle' - write it as key=value"]
     assert refused("train", "train.num_workers=0", "data.images=\x1b]0;x\x07") == [

@@ -157,7 +157,7 @@ def test_a_run_that_can_not_be_evaluated_so(run: Path, shards: Path, tmp_path: P
     ("words", "told"),
     [
         (
-            ["data.images=/x", "data.labels=/y"],
+            ["data.images=/x"],
             "data.shards and data.images are both set - shards already hold the images, give one of them",
         ),
         (
@@ -188,6 +188,28 @@ def test_a_run_that_can_not_be_evaluated_so(run: Path, shards: Path, tmp_path: P
             "command line: data.sample_fraction = '0' - input should be greater than 0",
         ),
         (["train.use_gpu=true"], "train.use_gpu = true, but torch sees no GPU here"),
+        (
+            ["model.name=resnet5o"],
+            "command line: model.name = 'resnet5o' - no architecture of this name - did you mean 'resnet50'? "
+            "(torchvision's by name, timm's as timm/NAME)",
+        ),
+        (
+            ["train.select=macro_f2"],
+            "train.select = 'macro_f2': no score of this name - did you mean 'macro_f1'?",
+        ),
+        (
+            ["train.sizes=16"],
+            "train.sizes = 16: the last must be the side of the data, 32 px",
+        ),
+        (
+            ["train.freeze_epochs=1"],
+            "train.freeze_epochs needs model.weights - on features drawn at random the last layer learns nothing",
+        ),
+        (
+            ["loss.weighting=invers"],
+            "command line: loss.weighting = 'invers' - input should be 'none', 'inverse', 'sqrt_inverse', "
+            "'effective_number' or 'gentle'",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_data(words: list[str], told: str, shards: Path, tmp_path: Path) -> None:
