@@ -94,7 +94,7 @@ class Augment(nn.Module):
         """All that is done to a sample alone."""
         if self.warp is None:
             images_BCSS = self.symmetry(images_BCSS, seeds_B)
-        images = images_BCSS.to(torch.float32, copy=True)  # ours to change
+        images = images_BCSS.clamp(0, 255) if images_BCSS.is_floating_point() else images_BCSS.float()  # ours to change
         if self.warp is not None:
             images = self.warp(images, draws, strength_B, seeds_B)
         for step in self.steps:
