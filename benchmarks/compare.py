@@ -116,7 +116,7 @@ def main() -> None:
         done = [pool.submit(train, words_of(options, shards, split, *job), run_folder(options, *job)) for job in jobs]
         for future, (choice, seed) in zip(done, jobs, strict=True):
             print(f"{choice.name}, seed {seed}: {future.result():.0f} s", file=sys.stderr, flush=True)
-    rarest = rarest_classes(split)
+    rarest = rarest_classes((options.data or options.folder / "atlas") / "train.csv")
     results = {
         choice: [result_of(options, split, choice, seed, rarest) for seed in range(options.seeds)] for choice in choices
     }
@@ -234,9 +234,9 @@ def result_of(options: argparse.Namespace, split: Path, choice: Choice, seed: in
     )
 
 
-def rarest_classes(split: Path) -> list[int]:
-    """The seven with the fewest images, of those that have any."""
-    counts = multi_hot([row["Target"] for row in csv.DictReader(labels_beside(split).open())]).sum(axis=0)
+def rarest_classes(labels: Path) -> list[int]:
+    """The seven with the fewest images in the whole csv, of those that have any."""
+    counts = multi_hot([row["Target"] for row in csv.DictReader(labels.open())]).sum(axis=0)
     present = [int(k) for k in np.argsort(counts, kind="stable") if counts[k]]
     return present[:7]
 

@@ -172,13 +172,13 @@ def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
     sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run")
     keys = [key for key in now if key not in ignored and key.split(".")[0] in sections]
     changed = [f"{key}: {before.get(key)} there, {now[key]} here" for key in keys if before.get(key) != now[key]]
-    batches = [max(1, int(flat["train.num_workers"])) * config.train.batch_size for flat in (before, now)]
-    if not dry and not changed and batches[0] != batches[1]:
-        console.say(f"note: another number of workers makes steps of {batches[1]} images, they were of {batches[0]}")
     if changed:
         raise InputError(
             f"{folder.uri} was started with other settings - {'; '.join(changed)}: use those, or another run.name"
         )
+    workers, workers_before = config.train.num_workers, before.get("train.num_workers")
+    if not dry and isinstance(workers_before, int) and max(workers, 1) != max(workers_before, 1):
+        console.say(f"note: the run had {workers_before} workers and goes on with {workers}: its global batch changes")
 
 
 def _ended_empty(folder: RunFolder) -> bool:

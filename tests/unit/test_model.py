@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -36,12 +36,7 @@ def images(num: int = 2, stains: int = 4, side: int = 32, seed: int = 0) -> Tens
     return torch.randint(0, 256, (num, stains, side, side), generator=generator, dtype=torch.uint8)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("num_stains", "side"), [(1, 32), (3, 32), (4, 45)])

@@ -3,7 +3,6 @@
 import functools
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,7 @@ SAME_WIDTH = ("convnext_tiny", "maxvit_t", "mobilenet_v3_small")
 WITHOUT_MEAN = ("alexnet", "mlp6", "squeezenet1_0", "vgg11", "vit_b_32")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class ParametersOnMeta(TorchFunctionMode):

@@ -3,7 +3,7 @@
 import io
 import json
 import urllib.error
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,12 +28,7 @@ SMALL = "shufflenet_v2_x0_5"
 STEM, HEAD = "conv1.0.weight", ("fc.weight", "fc.bias")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(
