@@ -13,7 +13,7 @@ import torch
 
 from hpa_ray.cli.main import main as hpa_ray
 from hpa_ray.config import load_config
-from hpa_ray.stream import EpochOrder, Schedule, Steps, open_data, training_samples
+from hpa_ray.stream import EpochOrder, Place, Schedule, Steps, open_data, training_samples
 from hpa_ray.stream.device import to_device
 from hpa_ray.train.host import LocalHost
 from hpa_ray.train.learner import Learner, numerics
@@ -66,7 +66,7 @@ def overfit(name: str, shards: Path, options: argparse.Namespace) -> tuple[int, 
     samples = training_samples(config, data)
     order, rows = EpochOrder(samples.num_samples, 0), data.parts["train"]
     steps = Steps(order.num_rows, config.train.batch_size, 1)
-    schedule = Schedule(rows, rows[:0], samples, order, steps, 0, 0, options.epochs)
+    schedule = Schedule(rows, rows[:0], samples, order, steps, 0, Place(0, steps), options.epochs)
     learner = Learner(config, data, host, steps)
     images = torch.from_numpy(data.source.read(rows).pixels_BCSS.copy()).to(host.device)
     targets = data.targets_NK[rows].astype(bool)

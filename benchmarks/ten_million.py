@@ -7,11 +7,12 @@ image: what is measured is the manifest, the split and the order, not the pixels
 """
 
 import argparse
-import json
+import hashlib
 import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,18 @@ from hpa_ray.ingest.stack import RESIZE_RULE
 from hpa_ray.labels import NUM_CLASSES, VOCABULARY
 from hpa_ray.manifest import read_label_table
 from hpa_ray.schema import MANIFEST_ROW
-from hpa_ray.shards import CHUNK_ROWS, INDEX_FILE, MANIFEST_FILE, ShardEntry, ShardIndex, encode_shard
+from hpa_ray.shards import (
+    CHECKSUMS_FILE,
+    CHUNK_ROWS,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    ShardEntry,
+    ShardIndex,
+    encode_shard,
+    write_index,
+)
 from hpa_ray.shards.format import FORMAT, FORMAT_VERSION
-from hpa_ray.storage import write_bytes, write_json
+from hpa_ray.storage import write_bytes
 
 SIDE = 8
 ROWS_PER_SHARD = 2**19
@@ -34,12 +44,13 @@ STREAM = """
 import json, resource, sys, time
 start = time.perf_counter()
 from hpa_ray.config import load_config
-from hpa_ray.stream import EpochOrder, Schedule, Steps, local_feed, open_data
+from hpa_ray.stream import EpochOrder, Place, Sampling, Schedule, Steps, local_feed, open_data
 data = open_data(load_config(sys.argv[1:]))
 opened = time.perf_counter() - start
 order = EpochOrder(len(data.parts["train"]), 0)
 steps = Steps(order.num_rows, 256, 1)
-schedule = Schedule(data.parts["train"], data.parts["val"], order, steps, 0, 0, 1)
+samples, start = Sampling(order.num_rows, 0, None), Place(0, steps)
+schedule = Schedule(data.parts["train"], data.parts["val"], samples, order, steps, 0, start, 1)
 feed = local_feed(data.source, schedule, prefetch=4)
 batch = next(feed)
 first = time.perf_counter() - start
@@ -96,10 +107,11 @@ def write_data(source: str, num_rows: int, labels: Path, shards: Path) -> None:
             file.writelines(
                 f"{name_of(k)},{texts[k % len(texts)]}\n" for k in range(start, min(start + 10**6, num_rows))
             )
-    entries = []
+    entries, checksums = [], []
     for number, start in enumerate(range(0, num_rows, ROWS_PER_SHARD)):
         rows = range(start, min(start + ROWS_PER_SHARD, num_rows))
         pixels = np.random.default_rng(number).integers(0, 256, (len(rows), 1, SIDE, SIDE), np.uint8)
+        checksums += [zlib.crc32(image) for image in pixels]
         data, offsets = encode_shard([name_of(k) for k in rows], pixels)
         file_name = f"shard-{number:05d}.arrow"
         write_bytes(str(shards / file_name), data)
@@ -109,7 +121,10 @@ def write_data(source: str, num_rows: int, labels: Path, shards: Path) -> None:
     kinds = pa.DictionaryArray.from_arrays(pa.array(np.zeros(num_rows, np.int8)), pa.array(["png"]))
     ids = pa.array([name_of(k) for k in range(num_rows)])
     columns = [ids, pa.array(np.zeros(num_rows, np.int8)), kinds, sets]
-    write_bytes(str(shards / MANIFEST_FILE), _ipc_file(pa.table(columns, schema=MANIFEST_ROW)))
+    manifest = _ipc_file(pa.table(columns, schema=MANIFEST_ROW))
+    of_images = _ipc_file(pa.table({"crc32": pa.array(checksums, pa.uint32())}))
+    write_bytes(str(shards / MANIFEST_FILE), manifest)
+    write_bytes(str(shards / CHECKSUMS_FILE), of_images)
     index = ShardIndex(
         format=FORMAT,
         version=FORMAT_VERSION,
@@ -128,8 +143,10 @@ def write_data(source: str, num_rows: int, labels: Path, shards: Path) -> None:
         class_counts=tuple(np.bincount(sets.flatten().to_numpy(), minlength=NUM_CLASSES).tolist()),
         chunk_rows=CHUNK_ROWS,
         shards=tuple(entries),
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        checksums_sha256=hashlib.sha256(of_images).hexdigest(),
     )
-    write_json(str(shards / INDEX_FILE), json.loads(index.model_dump_json()))
+    write_index(str(shards), index)
 
 
 def name_of(row: int) -> str:

@@ -24,7 +24,7 @@ from hpa_ray.cli.main import main as hpa_ray
 from hpa_ray.config import Config, load_config
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.shards import CHUNK_ROWS
-from hpa_ray.stream import Data, EpochOrder, Schedule, Steps, open_data, training_samples
+from hpa_ray.stream import Data, EpochOrder, Place, Schedule, Steps, open_data, training_samples
 from hpa_ray.stream.device import DeviceBatch, to_device
 from hpa_ray.train.host import LocalHost
 from hpa_ray.train.learner import Learner, numerics
@@ -152,7 +152,7 @@ def learner_of(config: Config, data: Data) -> tuple[Learner, Schedule, LocalHost
     samples = training_samples(config, data)
     order = EpochOrder(samples.num_samples, 0, chunk_rows=CHUNK_ROWS)
     steps = Steps(order.num_rows, config.train.batch_size, 1)
-    schedule = Schedule(data.parts["train"], data.parts["val"][:0], samples, order, steps, 0, 0, EPOCHS)
+    schedule = Schedule(data.parts["train"], data.parts["val"][:0], samples, order, steps, 0, Place(0, steps), EPOCHS)
     return Learner(config, data, host, steps), schedule, host
 
 

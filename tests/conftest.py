@@ -46,6 +46,17 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shards(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The atlas as shards of 32 px. Do not change them."""
+    from hpa_ray.cli.main import main
+
+    folder = tmp_path_factory.mktemp("small") / "shards"
+    words = [f"data.images={atlas}/train", f"data.labels={atlas}/train.csv", "data.image_size=32"]
+    assert main(["prepare", *words, f"prepare.output={folder}", "prepare.num_workers=0"]) == 0
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """For models so small that threads would only wait for each other."""

@@ -3,14 +3,14 @@
 import io
 import json
 import re
-import zipfile
 from pickle import UnpicklingError
 from typing import Any
 
 from hpa_ray.errors import InputError
+from hpa_ray.progress import one_line
 from hpa_ray.storage import absolute, exists, join, list_files, read_bytes, remove, write_bytes, write_json
 
-CHECKPOINT = re.compile(r"epoch-(\d+)\.pt")
+CHECKPOINT = re.compile(r"epoch-(\d+)(?:-(\d+))?\.pt")
 CHECKPOINTS_KEPT = 2
 
 
@@ -48,48 +48,54 @@ class RunFolder:
             return []
         return [json.loads(line) for line in text.splitlines()]
 
-    def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
-        """The state after `epoch` finished epochs; the newest CHECKPOINTS_KEPT are kept."""
+    def save_checkpoint(self, epoch: int, state: dict[str, Any], *, samples_seen: int = 0) -> None:
+        """The state after `epoch` finished epochs and some samples of the next; the newest CHECKPOINTS_KEPT are kept.
+
+        One file, written whole or not at all: its name is the mark that it is complete.
+        """
         import torch  # seconds to import, and most of a run folder needs none of it
 
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_bytes(self.path("checkpoints", f"epoch-{epoch:04d}.pt"), buffer.getvalue())
-        remove(self.path("checkpoints", f"epoch-{old:04d}.pt") for old in self._checkpoints()[:-CHECKPOINTS_KEPT])
+        name = f"epoch-{epoch:04d}" + (f"-{samples_seen:010d}" if samples_seen else "") + ".pt"
+        write_bytes(self.path("checkpoints", name), buffer.getvalue())
+        remove(self.path("checkpoints", old) for old in self.checkpoints()[:-CHECKPOINTS_KEPT])
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The newest state, None if there is none. Raises InputError if it can not be read."""
-        epochs = self._checkpoints()
-        if not epochs:
-            return None
-        uri = self.path("checkpoints", f"epoch-{epochs[-1]:04d}.pt")
+    def load_checkpoint(self, name: str | None = None) -> dict[str, Any] | None:
+        """One of `checkpoints`, or the newest; None if there is none. Raises InputError if it can not be read."""
+        if name is None:
+            names = self.checkpoints()
+            if not names:
+                return None
+            name = names[-1]
+        uri = self.path("checkpoints", name)
         try:
             return _state_of(read_bytes(uri))
         except ValueError as error:
             raise InputError(f"{uri}: not a checkpoint ({error}) - delete it to go on from the one before") from error
 
-    def _checkpoints(self) -> list[int]:
+    def checkpoints(self) -> list[str]:
+        """Names of the stored states, the newest last."""
         try:
             names = list_files(self.path("checkpoints"))
         except FileNotFoundError:
             return []
-        return sorted(int(match[1]) for name in names if (match := CHECKPOINT.fullmatch(name)))
+        places = {name: (int(match[1]), int(match[2] or 0)) for name in names if (match := CHECKPOINT.fullmatch(name))}
+        return sorted(places, key=places.__getitem__)
 
 
 def _state_of(content: bytes) -> dict[str, Any]:
     """The bytes of torch.save -> what was saved. Raises ValueError with the reason for anything else."""
     import torch
 
+    from hpa_ray.model.torch_zip import verified
+
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            damaged = archive.testzip()  # torch itself takes changed weights: it does not look at the checksums
-        if damaged is not None:
-            raise ValueError(f"checksum of {damaged}")
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(verified(content), map_location="cpu", weights_only=True)
     except UnpicklingError as error:  # its own message tells to load it without this protection
         raise ValueError("it holds more than tensors and plain values") from error
     except Exception as error:  # 25,000 damaged files gave 15 kinds of errors, C library included
-        raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+        raise ValueError(one_line(" ".join(f"{type(error).__name__}: {error}".split())[:200])) from error
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}")
     return state

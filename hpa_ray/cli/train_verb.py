@@ -33,9 +33,13 @@ MAY_DIFFER = (
     "run.resume",
     "run.storage",
     "train.num_workers",
+    "train.min_workers",
+    "train.resources",
     "train.use_gpu",
     "train.prefetch_batches",
     "train.max_failures",
+    "train.checkpoint_every",
+    "train.hang_timeout_s",
 )
 """Keys that may have another value when a run is resumed: they say where it runs. The number of workers also changes
 the global batch, which is told."""
@@ -51,16 +55,16 @@ def train(invocation: Invocation) -> dict[str, Any]:
     storage = config.run.storage or str(home() / "runs")
     config = config.model_copy(update={"run": config.run.model_copy(update={"name": name, "storage": storage})})
     folder = RunFolder(join(storage, name))
-    _check(config)
+    check_settings(config)
     with console.logging() as log:
-        _claim(folder, config, dry=True)
+        claim(folder, config, dry=True)
         data = open_data(config) if has_data(config) else None  # mistakes first: Ray takes seconds, the atlas minutes
         if config.train.num_workers:
-            cluster.start_ray(config.train.num_workers, use_gpu=config.train.use_gpu)
+            cluster.start_ray(config.train.fewest_workers, use_gpu=config.train.use_gpu)
         if data is None:
             config = with_atlas_shards(config)
             data = open_data(config)
-        _claim(folder, config)
+        claim(folder, config)
         try:
             summary = _train(config, data, folder, log, began)
         except BaseException as error:
@@ -75,7 +79,9 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
     for note in data.notes:
         console.say(f"note: {note}")
     sizes = {part: len(rows) for part, rows in data.parts.items()}
-    where = f"{config.train.num_workers} Ray Train workers" if config.train.num_workers else "this process, without Ray"
+    cfg = config.train
+    number = f"{cfg.min_workers} to {cfg.num_workers}" if cfg.min_workers else str(cfg.num_workers)
+    where = f"{number} Ray Train workers" if cfg.num_workers else "this process, without Ray"
     console.say(
         f"training {config.model.name} on {sizes['train']} images ({', '.join(data.source.channels)}; "
         f"{data.source.image_size} px) for {config.train.epochs} epochs, in {where}"
@@ -86,6 +92,8 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
 
         def show(event: dict[str, Any]) -> None:
             _show(event, progress, config)
+            if event["event"] == "hang":  # without Ray, this process ends next
+                _end_badly(folder, TimeoutError(event["text"]))
             if event["event"] == "epoch":
                 track(event)
                 folder.write_text("run.log", "\n".join(log) + "\n")
@@ -118,7 +126,7 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
 
 
 def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:
-    if event["event"] == "note":
+    if event["event"] in ("note", "hang"):
         console.say(f"note: {event['text']}")
         return
     if event["event"] == "step":
@@ -136,7 +144,7 @@ def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:
     )
 
 
-def _check(config: Config) -> None:
+def check_settings(config: Config) -> None:
     """Raises InputError for what only a worker, or the end of the first epoch, would find otherwise."""
     problems = contradictions(config)
     names = selectable()
@@ -150,7 +158,7 @@ def _check(config: Config) -> None:
         raise InputError(*problems)
 
 
-def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
+def claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
     """Make the run folder this run's own. Raises InputError if it is another's, or not the same run's."""
     text = dump_config(config)
     if not folder.exists() or _ended_empty(folder):
@@ -165,7 +173,7 @@ def _claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
         )
     try:
         before = _flat(yaml.safe_load(folder.read_text("config.yaml")))
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder.uri}/config.yaml: damaged - choose another run.name") from error
     now = _flat(yaml.safe_load(text))
     ignored = MAY_DIFFER + (("data.shards",) if dry else ())
@@ -185,7 +193,8 @@ def _ended_empty(folder: RunFolder) -> bool:
     """Whether a run stopped before its first epoch was done, as on a mistake in its input: nothing can be lost."""
     try:
         summary = folder.read_json("summary.json")
-        return bool(summary["epochs"] == 0 and summary["status"] in ("failed", "interrupted"))
+        stopped = summary["epochs"] == 0 and summary["status"] in ("failed", "interrupted")
+        return bool(stopped) and not folder.checkpoints()
     except (FileNotFoundError, ValueError, TypeError, LookupError):
         return False
 

@@ -1,6 +1,14 @@
 """What a user can set, and how it is read."""
 
-from hpa_ray.config.loader import config_keys, dump_config, load_config, recipe_names, type_name, without_credentials
+from hpa_ray.config.loader import (
+    config_keys,
+    config_tree,
+    dump_config,
+    load_config,
+    recipe_names,
+    type_name,
+    without_credentials,
+)
 from hpa_ray.config.sections import (
     AugmentConfig,
     Config,
@@ -9,8 +17,10 @@ from hpa_ray.config.sections import (
     ModelConfig,
     OptimConfig,
     SamplingConfig,
+    Stains,
     TrackConfig,
     TrainConfig,
+    checkpoint_interval,
 )
 
 __all__ = [
@@ -21,9 +31,12 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "SamplingConfig",
+    "Stains",
     "TrackConfig",
     "TrainConfig",
+    "checkpoint_interval",
     "config_keys",
+    "config_tree",
     "dump_config",
     "load_config",
     "recipe_names",

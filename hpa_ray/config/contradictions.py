@@ -13,6 +13,14 @@ def contradictions(config: Config) -> list[str]:
             "train.ema_decay and train.swa_epochs are both set - choose one average of the weights",
         ),
         (
+            train.min_workers is not None and train.min_workers > train.num_workers,
+            f"train.min_workers = {train.min_workers}, but train.num_workers = {train.num_workers}",
+        ),
+        (
+            bool(train.min_workers) and config.run.exact,
+            "run.exact=true needs a fixed number of workers - leave train.min_workers out",
+        ),
+        (
             train.swa_epochs > train.epochs,
             f"train.swa_epochs = {train.swa_epochs}, but train.epochs = {train.epochs}",
         ),

@@ -1,9 +1,10 @@
 """Every key a user can set: type, default, meaning and unit. Read by config/loader."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from hpa_ray import storage
 from hpa_ray.channels import STAINS, channel_indices
@@ -25,7 +26,30 @@ Stains = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidat
 """Names of stains, each once: a YAML list or `red,green`."""
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4096)], ...], BeforeValidator(_split_commas)]
+Resource = Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]*=[0-9]{1,4}(\.[0-9]{1,3})?$")]
+Resources = Annotated[tuple[Resource, ...], BeforeValidator(_split_commas)]
 MAX_SEED = 2**63 - 1
+UNITS_S = {"s": 1.0, "min": 60.0}
+INTERVAL = re.compile(r"(\d+) ?(steps?|min|s)")
+
+
+def checkpoint_interval(every: str) -> tuple[int, float]:
+    """train.checkpoint_every -> steps and seconds, one of them 0; both are for `epoch`. Raises ValueError."""
+    if every == "epoch":
+        return 0, 0.0
+    match = INTERVAL.fullmatch(every)
+    if match is None or not int(match[1]):
+        raise ValueError("give such as `500 steps`, `10 min`, `30 s` or `epoch`")
+    seconds = int(match[1]) * UNITS_S.get(match[2], 0.0)
+    return (0, seconds) if seconds else (int(match[1]), 0.0)
+
+
+def _check_interval(every: str) -> str:
+    checkpoint_interval(every)
+    return every
+
+
+Interval = Annotated[str, AfterValidator(_check_interval)]
 
 
 DUPLICATE_BITS = 8
@@ -308,6 +332,24 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
+    @property
+    def fewest_workers(self) -> int:
+        """With which a run starts."""
+        return self.min_workers or self.num_workers
+
+    @property
+    def resources_per_worker(self) -> dict[str, float] | None:
+        return {name: float(amount) for name, amount in (word.split("=") for word in self.resources)} or None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _range_of_workers(cls, values: Any) -> Any:
+        """`num_workers: 2..8` stands for min_workers 2 and num_workers 8."""
+        workers = values.get("num_workers") if isinstance(values, dict) else None
+        if isinstance(workers, str) and (match := re.fullmatch(r"(\d+)\.\.(\d+)", workers)):
+            return {**values, "min_workers": match[1], "num_workers": match[2]}
+        return values
+
     epochs: int = Field(20, ge=1)
     """Passes over the training part."""
     batch_size: int = Field(32, ge=2)
@@ -315,13 +357,21 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1)
     """Batches per optimizer step: the global batch is batch_size x workers x accumulate."""
     num_workers: int = Field(1, ge=0)
-    """Ray Train workers; 0: in this process, without Ray."""
+    """Ray Train workers; 0: in this process, without Ray; 2..8: as many of them as there is room for, while it runs."""
+    min_workers: int | None = Field(None, ge=1)
+    """With fewer than train.num_workers the run goes on down to so many; unset: it waits for all of them."""
     use_gpu: bool | None = None
     """One GPU per worker; unset: if there is one."""
+    resources: Resources = ()
+    """What else of a node each worker takes, by Ray's names, such as CPU=4,training=1; unset: one CPU."""
     prefetch_batches: int = Field(4, ge=1)
     """Batches read ahead per worker."""
     max_failures: int = Field(3, ge=0)
     """Times a run is taken up again from its last checkpoint after a worker was lost."""
+    checkpoint_every: Interval = "10 min"
+    """When the state is stored within an epoch: such as `500 steps`, `10 min`, `30 s`, or `epoch`: only at its end."""
+    hang_timeout_s: float = Field(1800.0, gt=0)
+    """Seconds without a batch after which a run that hangs is ended, with the stacks of all workers in its folder."""
     select: str = "macro_f1_tuned"
     """Score of the validation part by which the epoch is chosen whose model is kept: the name of one in metrics.jsonl,
     such as macro_f1, map, micro_f1_tuned or val_loss (of losses the smallest)."""
@@ -367,6 +417,16 @@ class RunConfig(Section):
     """Seed of weights, order and augmentation."""
     resume: bool = False
     """Go on with the run of this name from its last checkpoint; starts it if there is none."""
+    exact: bool = False
+    """Stopped and resumed, the run ends bit for bit as if it had not been: deterministic algorithms, and it goes on
+    only with as many workers, on the same kind of machine."""
+
+
+class DoctorConfig(Section):
+    output: str | None = None
+    """File for all that was found, as JSON; unset: print only."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Seconds that torch, and every node of a cluster, is waited for."""
 
 
 class EvaluateConfig(Section):
@@ -408,7 +468,7 @@ class StorageConfig(Section):
     """S3 session token; unset: AWS_SESSION_TOKEN. Never written to a run folder."""
     concurrency: int = Field(16, ge=1, le=256)
     """Requests in flight per task."""
-    max_attempts: int = Field(6, ge=1)
+    max_attempts: int = Field(10, ge=1)
     """Times a request is tried, with growing pauses, while the store throttles, fails or cuts answers."""
     timeout_s: float = Field(60.0, gt=0)
     """Without an answer for this long a request has failed."""
@@ -436,6 +496,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     track: TrackConfig = TrackConfig()
     run: RunConfig = RunConfig()
+    doctor: DoctorConfig = DoctorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
     storage: StorageConfig = StorageConfig()

@@ -2,7 +2,7 @@
 
 from hpa_ray.stream.data import Data, check_rejects, open_data, training_samples
 from hpa_ray.stream.feed import local_feed, ray_blocks, ray_feed
-from hpa_ray.stream.order import EpochOrder, Steps, contiguous_share, sample_seeds
+from hpa_ray.stream.order import EpochOrder, Place, Steps, contiguous_share, sample_seeds
 from hpa_ray.stream.sampling import Sampling
 from hpa_ray.stream.schedule import Batch, Item, Schedule, Sweep
 
@@ -11,6 +11,7 @@ __all__ = [
     "Data",
     "EpochOrder",
     "Item",
+    "Place",
     "Sampling",
     "Schedule",
     "Steps",

@@ -77,7 +77,7 @@ def open_data(config: Config) -> Data:
         raise InputError(f"{cfg.shards or cfg.images}: none of its images can be used - `hpa-ray check` tells why")
     ids, targets = table["image_id"].combine_chunks(), multi_hot_column(table["labels"].combine_chunks())
     source_N = table["source"].to_numpy()
-    parts = _parts(config, ids, targets, source_N, notes)
+    parts = parts_of(config, ids, targets, source_N, notes)
     if isinstance(source, ShardSource):
         moments = _stored_moments(source.index, cfg.channels)
     else:
@@ -103,7 +103,7 @@ def check_rejects(config: Config, data: Data, rejects: list[Reject]) -> None:
     )
 
 
-def _parts(
+def parts_of(
     config: Config, ids: pa.Array, targets: np.ndarray, source_N: np.ndarray, notes: list[str]
 ) -> dict[str, np.ndarray]:
     if config.data.split:

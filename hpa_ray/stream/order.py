@@ -5,6 +5,7 @@ The order does not depend on how many workers read it, and nothing has to be rem
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,6 +60,8 @@ class Steps:
     num_rows: int
     batch_size: int
     world_size: int
+    first: int = 0
+    """Samples of the epoch that were taken before, by another number of workers: what is left is cut anew."""
 
     def __post_init__(self) -> None:
         if self.num_rows < self.world_size:
@@ -69,11 +72,15 @@ class Steps:
 
     @property
     def per_epoch(self) -> int:
-        return -(-self.num_rows // (self.batch_size * self.world_size))
+        return -(-(self.num_rows - self.first) // (self.batch_size * self.world_size))
 
     def step(self, step: int) -> tuple[int, int]:
         """Positions (start, stop) in the epoch of all samples of a step."""
-        return _part(step, self.per_epoch, 0, self.num_rows)
+        return _part(step, self.per_epoch, self.first, self.num_rows)
+
+    def samples_before(self, step: int) -> int:
+        """Of the epoch, when so many steps are done."""
+        return self.step(step - 1)[1] if step else self.first
 
     def num_groups(self, size: int) -> int:
         """Of at most `size` steps that make one step of the optimizer, per epoch."""
@@ -89,6 +96,20 @@ class Steps:
     def share(self, step: int, rank: int) -> tuple[int, int]:
         """Positions (start, stop) of one worker's samples of a step."""
         return _part(rank, self.world_size, *self.step(step))
+
+
+class Place(NamedTuple):
+    """Where in a run the next training step is: so many epochs and steps are done."""
+
+    epoch: int
+    steps: Steps
+    """How this epoch is cut; later ones are cut as a whole."""
+    step: int = 0
+
+    @property
+    def samples_seen(self) -> int:
+        """Of this epoch."""
+        return self.steps.samples_before(self.step)
 
 
 def _part(number: int, num_parts: int, start: int, stop: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from hpa_ray.schema import Reject
-from hpa_ray.stream.order import EpochOrder, Steps, contiguous_share, sample_seeds
+from hpa_ray.stream.order import EpochOrder, Place, Steps, contiguous_share, sample_seeds
 from hpa_ray.stream.sampling import Sampling
 
 
@@ -63,16 +63,25 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The items of one worker from the first epoch it has not seen to the last."""
+    """The items of one worker from the first step it has not seen to the end of the last epoch."""
 
     train_rows: np.ndarray  # manifest rows of the training part, in stored order
     val_rows: np.ndarray
     sampling: Sampling
     order: EpochOrder  # of the samples
-    steps: Steps
+    steps: Steps  # of a whole epoch
     rank: int
-    first_epoch: int
+    start: Place
     num_epochs: int
+
+    @property
+    def items_per_epoch(self) -> int:
+        """Of a whole epoch."""
+        return self.steps.per_epoch + len(self.validation)
+
+    @property
+    def _items_of_first_epoch(self) -> int:
+        return self.start.steps.per_epoch - self.start.step + len(self.validation)
 
     @property
     def validation(self) -> Sweep:
@@ -80,20 +89,19 @@ class Schedule:
         start, stop = contiguous_share(len(self.val_rows), rank=self.rank, world_size=self.steps.world_size)
         return Sweep(self.val_rows[start:stop], self.steps.batch_size)
 
-    @property
-    def items_per_epoch(self) -> int:
-        return self.steps.per_epoch + len(self.validation)
-
     def __len__(self) -> int:
-        return (self.num_epochs - self.first_epoch) * self.items_per_epoch
+        return self._items_of_first_epoch + (self.num_epochs - self.start.epoch - 1) * self.items_per_epoch
 
     def __getitem__(self, number: int) -> Item:
-        epoch, step = divmod(number, self.items_per_epoch)
-        epoch += self.first_epoch
-        if step >= self.steps.per_epoch:
-            return self.validation[step - self.steps.per_epoch]._replace(epoch=epoch)
-        start, stop = self.steps.share(step, self.rank)
+        if number < self._items_of_first_epoch:
+            epoch, step, steps = self.start.epoch, self.start.step + number, self.start.steps
+        else:
+            epoch, step = divmod(number - self._items_of_first_epoch, self.items_per_epoch)
+            epoch, steps = epoch + self.start.epoch + 1, self.steps
+        if step >= steps.per_epoch:
+            return self.validation[step - steps.per_epoch]._replace(epoch=epoch)
+        start, stop = steps.share(step, self.rank)
         places = self.order.rows(epoch, start, stop)
         rows = self.train_rows[self.sampling.positions(epoch, places)]
-        first, last = self.steps.step(step)
+        first, last = steps.step(step)
         return Item("train", epoch, step, rows, sample_seeds(self.order.seed, epoch, start, stop), last - first)

@@ -1,7 +1,7 @@
 """Where the loop runs: the small context it knows, and the one without Ray."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -11,6 +11,8 @@ from hpa_ray.schema import Source
 from hpa_ray.stream import Batch, Schedule, local_feed
 
 Event = dict[str, Any]
+Notice = Literal["", "leaving", "stop"]
+"""Whether a machine of the run is about to go away: no; one is, and the run goes on elsewhere; this one must stop."""
 
 
 class Host(Protocol):
@@ -44,16 +46,30 @@ class Host(Protocol):
         """All ranks have finished an epoch and its checkpoint is stored."""
         ...
 
+    def notice(self) -> Notice:
+        """The same answer on every rank."""
+        ...
+
+    def give_up(self, event: Event) -> None:
+        """Tell the driver, from any rank and any thread, why this process is about to end."""
+        ...
+
 
 class LocalHost:
     """This process, one worker, no Ray."""
 
     rank, world_size = 0, 1
 
-    def __init__(self, use_gpu: bool | None, prefetch: int, show: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        use_gpu: bool | None,
+        prefetch: int,
+        show: Callable[[Event], None],
+        must_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
         self.device = torch.device("cuda" if gpu else "cpu")
-        self.prefetch, self.tell = prefetch, show
+        self.prefetch, self.tell, self.give_up, self.must_stop = prefetch, show, show, must_stop
         torch.set_num_threads(available_cpus())
 
     def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
@@ -71,12 +87,18 @@ class LocalHost:
     def end_epoch(self, metrics: Event) -> None:
         pass
 
+    def notice(self) -> Notice:
+        return "stop" if self.must_stop() else ""
+
 
 class DistributedHost:
-    """One of several processes in torch's process group, which is there already. What is left to say: feed, tell."""
+    """One of several processes in torch's process group, which is there already.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    What is left to say: feed, tell, notice, give_up. exact: gradients are summed in the same order in every step.
+    """
+
+    def __init__(self, device: torch.device, *, exact: bool = False) -> None:
+        self.device, self.exact = device, exact
         grouped = torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if grouped else 0
         self.world_size = torch.distributed.get_world_size() if grouped else 1
@@ -85,7 +107,8 @@ class DistributedHost:
         if self.world_size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+        # after its first step DDP would sort the gradients anew, and a sum over more than two ranks round otherwise
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=self.exact)
 
     def equalize(self, model: nn.Module) -> None:
         if self.world_size > 1:

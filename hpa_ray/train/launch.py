@@ -4,9 +4,11 @@ Imports torch only where the loop runs: Ray's controller and the mailbox load th
 own, and importing torch and torchvision costs each of them 5 to 20 s of a core.
 """
 
+import contextlib
+import signal
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hpa_ray import cluster, storage
@@ -33,26 +35,53 @@ def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event]
 
         if config.train.use_gpu and not torch.cuda.is_available():
             raise InputError("train.use_gpu = true, but torch sees no GPU here")
-        train(config, data, LocalHost(config.train.use_gpu, config.train.prefetch_batches, show), folder)
+        with _told_to_stop() as must_stop:
+            host = LocalHost(config.train.use_gpu, config.train.prefetch_batches, show, must_stop)
+            train(config, data, host, folder)
     else:
         _launch_ray(config, data, folder, show)
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether this process was asked to end by SIGTERM, as Slurm, Kubernetes and spot machines do before they kill it.
+
+    Asked a second time, or where signals can not be caught, it ends at once.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        asked.set()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     cfg = config.train
-    cluster.start_ray(cfg.num_workers, use_gpu=cfg.use_gpu)
-    use_gpu = cluster.has_gpus(cfg.num_workers) if cfg.use_gpu is None else cfg.use_gpu
+    cluster.start_ray(cfg.fewest_workers, use_gpu=cfg.use_gpu)
+    use_gpu = cluster.has_gpus(cfg.fewest_workers) if cfg.use_gpu is None else cfg.use_gpu
     gpus = cluster.num_gpus()
-    if cfg.use_gpu is None and 0 < gpus < cfg.num_workers:
+    if cfg.use_gpu is None and 0 < gpus < cfg.fewest_workers:
         raise InputError(
             f"train.num_workers = {cfg.num_workers}, and the cluster has {gpus} GPUs: give train.num_workers={gpus}, "
             "or train.use_gpu=false to train on CPUs"
         )
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    # beside this process: on another node it would end with that node, and the run with it
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     ended = threading.Event()
     unshown: list[BaseException] = []
 
@@ -68,7 +97,11 @@ def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[E
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"config": config, "data": ray.put(data), "folder": folder.uri, "mailbox": mailbox},
-            scaling_config=ScalingConfig(num_workers=cfg.num_workers, use_gpu=use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=(cfg.min_workers, cfg.num_workers) if cfg.min_workers else cfg.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker=cfg.resources_per_worker,
+            ),
             run_config=RunConfig(
                 name=config.run.name,
                 storage_path=scratch,
@@ -103,7 +136,7 @@ def _worker(settings: dict[str, Any]) -> None:
     storage.configure(config.storage.settings())
     if ray.get(mailbox.mistake.remote()):
         return
-    host = RayHost(config.train.prefetch_batches, mailbox)
+    host = RayHost(config.train.prefetch_batches, mailbox, exact=config.run.exact)
     try:
         train(config, ray.get(settings["data"]), host, RunFolder(settings["folder"]))
     except InputError as error:

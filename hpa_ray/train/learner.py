@@ -20,7 +20,7 @@ from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.loss import build_loss
 from hpa_ray.model import build_model
-from hpa_ray.stream import Data, Steps
+from hpa_ray.stream import Data, Steps, sample_seeds
 from hpa_ray.stream.device import DeviceBatch
 from hpa_ray.train.average import Average
 from hpa_ray.train.host import Host
@@ -28,15 +28,17 @@ from hpa_ray.train.optim import build_optimizer, learning_rate, peak_learning_ra
 
 # B images, C stains, S side in px, K classes
 
+STEPS = 2**32
+"""More than an epoch has: a step of the run is told as epoch x STEPS + step."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner:
-    """Calls, every epoch on every rank: begin_epoch, learn once per batch, end_epoch."""
+    """Calls, every epoch on every rank: begin_epoch, learn once per batch, end_epoch. steps: of a whole epoch."""
 
     def __init__(self, config: Config, data: Data, host: Host, steps: Steps, *, load_weights: bool = True) -> None:
         cfg = config.train
-        self.config, self.host, self.steps, self.device = config, host, steps, host.device
+        self.config, self.host, self.steps, self.cut, self.device = config, host, steps, steps, host.device
         self.image_size = data.source.image_size
         self.sizes = _check_sizes(cfg.sizes, self.image_size)
         self.dtype = _precision(cfg.precision, self.device)
@@ -85,7 +87,9 @@ class Learner:
         """Per epoch."""
         return self.steps.num_groups(self.config.train.accumulate)
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, cut: Steps | None = None) -> None:
+        """cut: the steps of this epoch, where they are not those of every epoch."""
+        self.cut = cut or self.steps
         frozen, size = epoch < self.config.train.freeze_epochs, self._size(epoch)
         if self._parallel is None or frozen != self.model.frozen or size != self._size(epoch - 1):
             self.model.freeze(frozen)
@@ -95,16 +99,17 @@ class Learner:
                 torch.compiler.reset()  # for each size anew: kernels for any size are slower
                 self._forward = torch.compile(self._parallel, dynamic=False)
         self.model.train(), self.augment.train(), self.loss.train()
-        # dropout and the like; all else has seeds of its own
-        mixed = np.random.SeedSequence([self.config.run.seed, epoch, self.host.rank]).generate_state(1, np.uint64)
-        torch.manual_seed(int(mixed[0] >> np.uint64(1)))
 
     def learn(self, device_batch: DeviceBatch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """One batch; an optimizer step after every train.accumulate of them -> losses (B,), logits (B, K), detached."""
-        group, first, last = self.steps.group(step, self.config.train.accumulate)
-        num_images = self.steps.step(last)[1] - self.steps.step(first)[0]
+        group, first, last = self.cut.group(step, self.config.train.accumulate)
+        num_images = self.cut.step(last)[1] - self.cut.step(first)[0]
+        # dropout and the like: by the place in the run, as all else that is random
+        start = self.cut.step(step)[0]
+        torch.manual_seed(int(sample_seeds(self.config.run.seed, epoch, start, start + 1)[0]) ^ self.host.rank)
         if step == first:
-            self._set_learning_rate(epoch * self.optimizer_steps + group)
+            before = self.optimizer_steps * self.cut.first / self.cut.num_rows  # of this epoch, cut otherwise
+            self._set_learning_rate(epoch * self.optimizer_steps + before + group)
             self.optimizer.zero_grad(set_to_none=True)
         images, targets = self.prepared(device_batch, epoch)
         ddp = self._parallel if isinstance(self._parallel, nn.parallel.DistributedDataParallel) else None
@@ -115,7 +120,7 @@ class Learner:
             # gradients are averaged over ranks with equal weight, so a mean over the whole step needs this scale
             loss = losses_B.sum() * self.host.world_size / num_images
             torch.autograd.backward(self.scaler.scale(loss))
-        number = epoch * self.steps.per_epoch + step
+        number = epoch * STEPS + step
         self._failed_at = torch.where((self._failed_at < 0) & ~torch.isfinite(loss.detach()), number, self._failed_at)
         if step == last:
             self._optimize()
@@ -157,7 +162,7 @@ class Learner:
 
     @property
     def failed_at(self) -> int:
-        """Step, counted from the start of the run, of the first loss that was not finite; -1: none."""
+        """Epoch x STEPS + step of the first loss that was not finite; -1: none."""
         return int(self._failed_at)
 
     def state(self) -> dict[str, Any]:
@@ -185,7 +190,7 @@ class Learner:
                 "train.batch_size or fewer workers, or larger images"
             ) from error
 
-    def _set_learning_rate(self, step: int) -> None:
+    def _set_learning_rate(self, step: float) -> None:
         peak = peak_learning_rate(self.config.optim, self.steps.num_rows / self.optimizer_steps)
         self.lr = peak * learning_rate(self.config.optim, self.config.train.epochs, self.optimizer_steps, step)
         for group in self.optimizer.param_groups:
@@ -204,7 +209,7 @@ class Learner:
 @contextlib.contextmanager
 def numerics(config: Config, device: torch.device) -> Iterator[None]:
     """Settings of torch that belong to the whole process, for the time of a run; its random state comes back too."""
-    exact, on_gpu = config.train.deterministic, device.type == "cuda"
+    exact, on_gpu = config.train.deterministic or config.run.exact, device.type == "cuda"
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     precision = torch.get_float32_matmul_precision()
     with torch.random.fork_rng(devices=[device] if on_gpu else []):

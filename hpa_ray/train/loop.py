@@ -1,15 +1,15 @@
 """The training loop: one for every host. Before: stream, learner. After: record.
 
-All randomness is a value (order and draws by seed and epoch, learning rate by step), so the state to resume from is
-the learner's and the number of finished epochs.
+All randomness is a value (order and draws by seed and place in the epoch, learning rate by step), so the state to
+resume from is the learner's, the place, and what the epoch has given so far.
 """
 
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from hpa_ray import storage
@@ -18,57 +18,84 @@ from hpa_ray.config import Config
 from hpa_ray.errors import InputError
 from hpa_ray.schema import Reject
 from hpa_ray.shards import CHUNK_ROWS
-from hpa_ray.stream import Data, EpochOrder, Schedule, Steps, check_rejects, training_samples
+from hpa_ray.stream import Data, EpochOrder, Place, Schedule, Steps, check_rejects, training_samples
 from hpa_ray.stream.device import DeviceBatch, to_device
 from hpa_ray.train.host import Host
-from hpa_ray.train.learner import Learner, numerics
+from hpa_ray.train.learner import STEPS, Learner, numerics
 from hpa_ray.train.pictures import Pictures
 from hpa_ray.train.record import MAX_SCORED, Recorder, Seen, Watcher
+from hpa_ray.train.saving import (
+    Saver,
+    Taken,
+    Tally,
+    digest,
+    newest_checkpoint,
+    place_of,
+    place_state,
+    rejects_of,
+    taken_of,
+)
+from hpa_ray.train.watchdog import Watchdog
 
 TELL_EVERY_S = 1.0
 
 
 def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
-    """Train from the newest checkpoint of the folder, or from the start, to train.epochs."""
-    with numerics(config, host.device):
-        _train(config, data, host, folder)
+    """Train from the newest checkpoint of the folder, or from the start, to train.epochs.
+
+    Raises Stopped where the machine asked this process to end and the state to go on from is stored.
+    """
+    watchdog = Watchdog(config.train.hang_timeout_s, host, folder)
+    with numerics(config, host.device), watchdog, Saver(config.train.checkpoint_every, host, folder) as saver:
+        _train(config, data, host, folder, watchdog, saver)
 
 
-def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
+def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: Watchdog, saver: Saver) -> None:
     cfg = config.train
     if config.model.normalize != "source":
         data = replace(data, matching=None)
     samples = training_samples(config, data)
     order = EpochOrder(samples.num_samples, config.run.seed, chunk_rows=CHUNK_ROWS)
     steps = Steps(order.num_rows, cfg.batch_size, host.world_size)
-    state = folder.load_checkpoint()
-    first_epoch = _same_everywhere(host, folder, 0 if state is None else int(state["epoch"]))
+    state = newest_checkpoint(host, folder)
     # rank 0 alone reads pretrained weights: its model is what all ranks start with
     learner = Learner(config, data, host, steps, load_weights=state is None and host.rank == 0)
     recorder = Recorder(config, data, folder, learner.loss)
+    place, taken = Place(0, steps), None
+    rejects: dict[int, Reject] = {}  # by manifest row: an image is met in every epoch
+    same_data = digest(data)
     if state is not None:
+        _check_same(config, folder, state, same_data, learner.where)
+        place, taken, rejects = place_of(state, steps), taken_of(state, host.rank, host.world_size), rejects_of(state)
         learner.load_state(state)
         recorder.load_state(state["recorder"])
+        if host.rank == 0:
+            host.tell({"event": "note", "text": _guarantee(config, state, place)})
         del state
     if recorder.is_finished:
         return
-    pictures = Pictures(config, data, folder, learner) if host.rank == 0 and first_epoch == 0 else None
-    schedule = Schedule(
-        data.parts["train"], data.parts["val"], samples, order, steps, host.rank, first_epoch, cfg.epochs
-    )
+    pictures = Pictures(config, data, folder, learner) if host.rank == 0 and place == Place(0, steps) else None
+    schedule = Schedule(data.parts["train"], data.parts["val"], samples, order, steps, host.rank, place, cfg.epochs)
     stream = to_device(host.feed(data.source, schedule), data, host.device)
     if host.rank == 0:
         host.tell({"event": "note", "text": f"training on {learner.where}"})
     clock = Clock()
-    rejects: dict[int, Reject] = {}  # by manifest row: an image is met in every epoch
 
-    for epoch in range(first_epoch, cfg.epochs):
-        learner.begin_epoch(epoch)
-        loss_sum, num_images = torch.zeros((), dtype=torch.float64, device=host.device), 0
-        seen, found = Watcher(MAX_SCORED // host.world_size), Watcher()
+    def state_at(place: Place, parts: list[Taken]) -> dict[str, Any]:
+        facts = {"data": same_data, "where": learner.where, "recorder": recorder.state()}
+        return {**place_state(place, parts, rejects), **facts, **learner.state()}
+
+    while place.epoch < cfg.epochs:
+        epoch, cut = place.epoch, place.steps
+        learner.begin_epoch(epoch, cut)
+        tally, found = Tally(host.device, MAX_SCORED // host.world_size), Watcher()
+        if taken is not None:
+            tally.load(taken)
+            taken = None
         clock.start()
-        for step in range(steps.per_epoch):
+        for step in range(place.step, cut.per_epoch):
             device_batch = clock.wait_for(stream)
+            watchdog.beat()
             batch = device_batch.batch
             assert (batch.kind, batch.epoch, batch.step) == ("train", epoch, step), "batches came out of order"
             if batch.rejects:
@@ -76,14 +103,26 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
             if pictures and (epoch, step) == (0, 0):
                 pictures.begin(device_batch)
             losses_B, logits_BK = learner.learn(device_batch, epoch, step)
-            loss_sum += losses_B.sum(dtype=torch.float64)
-            num_images += len(losses_B)
-            seen.add(batch.rows_B, logits_BK)
+            tally.add(batch.rows_B, losses_B, logits_BK)
             if host.rank == 0 and clock.due(batch.step_size):
-                _check_finite(learner.failed_at, steps)
-                done = epoch * order.num_rows + steps.step(step)[1]
+                _check_finite(learner.failed_at)
+                done = epoch * order.num_rows + cut.step(step)[1]
                 loss = float(losses_B.mean()) if len(losses_B) else 0.0
                 host.tell({"event": "step", "epoch": epoch, "images": done, "loss": loss, **clock.numbers()})
+            _, first, last = cut.group(step, cfg.accumulate)
+            if step == last and saver.wanted(first, step + 1):
+                now = Place(epoch, cut, step + 1)
+                shares = host.gather((tally.taken(), learner.failed_at, rejects))
+                _check_finite(*(share[1] for share in shares))
+                for share in shares:
+                    rejects |= share[2]
+                if host.rank == 0:
+                    saver.save(now, state_at(now, [share[0] for share in shares]))
+                if saver.is_last:
+                    saver.finish()
+                    reason = f"stopped on request in epoch {epoch + 1}, after {now.samples_seen:,} of its images"
+                    host.tell({"event": "note", "text": f"{reason}; run.resume=true goes on from here"})
+                    raise Stopped(reason)
         if host.device.type == "cuda":
             torch.cuda.synchronize()
         clock.stop()
@@ -91,37 +130,47 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
         learner.end_epoch(epoch)
         for _ in range(len(schedule.validation)):
             device_batch = next(stream)
+            watchdog.beat()
             found.add(device_batch.batch.rows_B, learner.predict(device_batch.images_BCSS))
             _note(config, data, rejects, device_batch.batch.rejects)
-        sums = [float(loss_sum), num_images, storage.take_retries()]
-        shares = host.gather((sums, learner.failed_at, seen.take(), found.take(), rejects))
-        for failed_at in sorted(share[1] for share in shares):
-            _check_finite(failed_at, steps)
-        total_loss, total_images, num_retries = np.sum([share[0] for share in shares], axis=0)
+        gathered = host.gather((tally.taken(), storage.take_retries(), learner.failed_at, found.take(), rejects))
+        parts, retries, failed_at, validated, all_rejects = zip(*gathered, strict=True)
+        _check_finite(*failed_at)
+        for some in all_rejects:
+            rejects |= some
+        place = Place(epoch + 1, steps)
         metrics: dict[str, Any] = {}
         if host.rank == 0:
+            saver.finish()
             numbers = {
-                "train_loss": float(total_loss / max(total_images, 1)),
+                "train_loss": sum(part.loss_sum for part in parts) / max(sum(part.num_images for part in parts), 1),
+                "num_samples": sum(part.num_images for part in parts),
                 "lr": learner.lr,
-                "storage_retries": int(num_retries),
+                "storage_retries": sum(retries),
                 **clock.numbers(),
             }
-            metrics = recorder.end_epoch(
-                epoch + 1,
-                learner.kept,
-                Seen.join([share[2] for share in shares]),
-                Seen.join([share[3] for share in shares]),
-                {row: reject for share in shares for row, reject in share[4].items()},
-                numbers,
-            )
-            folder.save_checkpoint(epoch + 1, {"epoch": epoch + 1, **learner.state(), "recorder": recorder.state()})
+            seen = Seen.join([part.seen for part in parts])
+            metrics = recorder.end_epoch(epoch + 1, learner.kept, seen, Seen.join(validated), rejects, numbers)
+            folder.save_checkpoint(place.epoch, state_at(place, []))
             host.tell({"event": "epoch", **metrics})
             if pictures and epoch == 0:
                 for problem in pictures.finish():
                     host.tell({"event": "note", "text": problem})
         host.end_epoch(metrics)
+        watchdog.beat()
         if host.gather(recorder.is_finished)[0]:  # rank 0 knows
             break
+
+
+class Stopped(SystemExit):
+    """The machine wanted this process to end; the run goes on from where it was when it is resumed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(128 + signal.SIGTERM)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class Clock:
@@ -170,15 +219,29 @@ class Clock:
         }
 
 
-def _same_everywhere(host: Host, folder: RunFolder, epoch: int) -> int:
-    """Raises InputError if the ranks found checkpoints of different epochs: the folder is not one, but one per node."""
-    epochs = host.gather(epoch)
-    if len(set(epochs)) > 1:
+def _check_same(config: Config, folder: RunFolder, state: dict[str, Any], data: str, where: str) -> None:
+    """Raises InputError if going on would not be going on: other images, or with run.exact another machine."""
+    if state["data"] != data:
         raise InputError(
-            f"run.storage: {folder.uri} is not the same folder on all machines (checkpoints of the epochs "
-            f"{', '.join(map(str, epochs))} were found) - give a shared folder or a bucket"
+            f"{folder.uri}: the images, their labels or their parts are not those the run began with - bring them "
+            "back, or start a run of another run.name"
         )
-    return epoch
+    if config.run.exact and state["where"] != where:
+        raise InputError(
+            f"run.exact=true: the run was on {state['where']}, and would go on on {where} - go on where it was, "
+            "or start it without run.exact"
+        )
+
+
+def _guarantee(config: Config, state: dict[str, Any], place: Place) -> str:
+    """What a resumed run promises, in a line."""
+    where = f"after {place.epoch} epochs" + (f" and {n:,} images of the next" if (n := place.samples_seen) else "")
+    promise = "every epoch still has each of its samples once"
+    if config.run.exact:
+        return f"going on {where}; {promise}, and the result is bit for bit that of a run never stopped"
+    if state["world_size"] != place.steps.world_size:
+        return f"going on {where}; {promise}, in batches for {place.steps.world_size} workers"
+    return f"going on {where}; {promise}, in the same batches (run.exact=true: with the same bits)"
 
 
 def _note(config: Config, data: Data, rejects: dict[int, Reject], new: list[Reject]) -> None:
@@ -188,9 +251,9 @@ def _note(config: Config, data: Data, rejects: dict[int, Reject], new: list[Reje
         check_rejects(config, data, list(rejects.values()))
 
 
-def _check_finite(failed_at: int, steps: Steps) -> None:
-    if failed_at >= 0:
-        epoch, step = divmod(failed_at, steps.per_epoch)
+def _check_finite(*failed_at: int) -> None:
+    if failed := [number for number in failed_at if number >= 0]:
+        epoch, step = divmod(min(failed), STEPS)
         raise InputError(
             f"the loss is not a finite number in epoch {epoch + 1}, step {step + 1}: lower optim.lr, set "
             "optim.clip_norm, or look at the data"

@@ -42,7 +42,7 @@ def peak_learning_rate(cfg: OptimConfig, global_batch: float) -> float:
     return float(cfg.lr * (global_batch / cfg.lr_batch_size) ** power)
 
 
-def learning_rate(cfg: OptimConfig, epochs: int, steps_per_epoch: int, step: int) -> float:
+def learning_rate(cfg: OptimConfig, epochs: int, steps_per_epoch: int, step: float) -> float:
     """Learning rate, as a multiple of the highest, of an optimizer step counted from the start of the run.
 
     cosine: Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts. one_cycle: Smith and Topin, "Super-convergence",

@@ -10,14 +10,16 @@ import torch
 from hpa_ray.cluster import available_cpus
 from hpa_ray.schema import Source
 from hpa_ray.stream import Batch, Schedule, ray_feed
-from hpa_ray.train.host import DistributedHost, Event
+from hpa_ray.train.host import DistributedHost, Event, Notice
+
+GIVE_UP_S = 10.0
 
 
 class RayHost(DistributedHost):
     """One of several Ray Train workers: gradients by DDP, batches by Ray Data."""
 
-    def __init__(self, prefetch: int, mailbox: Any) -> None:
-        super().__init__(ray.train.torch.get_device())
+    def __init__(self, prefetch: int, mailbox: Any, *, exact: bool) -> None:
+        super().__init__(ray.train.torch.get_device(), exact=exact)
         context = ray.train.get_context()
         self.prefetch, self.mailbox = prefetch, mailbox
         # Ray tells every library to use one thread per logical CPU of the worker; all cores are ours to share
@@ -34,3 +36,9 @@ class RayHost(DistributedHost):
     def end_epoch(self, metrics: Event) -> None:
         # a barrier over the ranks, and a sign of life for the controller; the state itself is in the run folder
         ray.train.report({"epoch": metrics.get("epoch", 0)})
+
+    def notice(self) -> Notice:
+        return "leaving" if ray.train.get_preemption_info() else ""
+
+    def give_up(self, event: Event) -> None:
+        ray.get(self.mailbox.put.remote(event), timeout=GIVE_UP_S)

@@ -122,7 +122,7 @@ class Recorder:
         ids = self.data.ids(val.rows_N)
         scores = scores_of(probabilities, targets, ids)
         losses = {"val_loss": self._val_loss(val.logits_NK, targets)}
-        line = {"epoch": epoch, **numbers, **losses, **self._train_scores(train), **scores}
+        line = {"epoch": epoch, **numbers, **losses, **self._train_scores(train, numbers["num_samples"]), **scores}
         line["wall_s"] = round(self._wall_s(), 1)
         self.lines.append(line)
         if self._is_best(line):
@@ -144,7 +144,7 @@ class Recorder:
         best, last = self.best, self.lines[-1]
         speed = {key: last[key] for key in ("images_per_s", "data_wait_pct", "first_batch_s", "train_loss")}
         retries = sum(line["storage_retries"] for line in self.lines)
-        not_scores = (*speed, "epoch", "lr", "wall_s", "storage_retries")
+        not_scores = (*speed, "epoch", "lr", "wall_s", "storage_retries", "num_samples", "num_distinct")
         scores = {key: value for key, value in best.items() if key not in not_scores}
         summary = {
             "status": status,
@@ -178,12 +178,18 @@ class Recorder:
         value = float(self.loss(logits, targets).mean())
         return value if math.isfinite(value) else None
 
-    def _train_scores(self, train: Seen) -> dict[str, float]:
-        """At threshold 0.5, of the training images as they were seen: augmented, by a model that was still learning."""
+    def _train_scores(self, train: Seen, num_samples: float) -> dict[str, float]:
+        """At threshold 0.5, of the training images as they were seen: augmented, by a model that was still learning.
+
+        num_distinct: how many images they are, sampled or not; it is not known of more than MAX_SCORED.
+        """
         if not len(train.rows_N):
             return {}
         scores = score_predictions(train.logits_NK >= 0, self.data.targets_NK[train.rows_N])
-        return {f"train_{name}": value for name in TRAIN_SCORES if (value := scores[name]) is not None}
+        found = {f"train_{name}": value for name in TRAIN_SCORES if (value := scores[name]) is not None}
+        if len(train.rows_N) == num_samples:
+            found["num_distinct"] = len(np.unique(train.rows_N))
+        return found
 
     def _card(self, epoch: int, thresholds: np.ndarray) -> ModelCard:
         return ModelCard(

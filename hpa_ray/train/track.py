@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from hpa_ray.checkpoint.run_folder import RunFolder
-from hpa_ray.config import Config, dump_config
+from hpa_ray.config import Config, config_tree
 from hpa_ray.errors import InputError
 from hpa_ray.storage import write_bytes
 
@@ -160,7 +158,8 @@ class WandB:
                 resume="allow",
                 config=flat_settings(config),
                 dir=folder,
-                settings=wandb.Settings(silent=True, console="off"),
+                # its own notes of the machine hold the command line, and that may hold keys
+                settings=wandb.Settings(silent=True, console="off", x_disable_meta=True),
             )
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -194,7 +193,7 @@ def scalars(line: Line) -> dict[str, float]:
 
 def flat_settings(config: Config) -> dict[str, Any]:
     """Dotted keys without credentials and without what is unset."""
-    tree = yaml.safe_load(dump_config(config))
+    tree = config_tree(config)
     sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run")
     flat = {f"{section}.{name}": value for section in sections for name, value in tree[section].items()}
     return {key: value for key, value in flat.items() if value is not None}

@@ -14,7 +14,7 @@ import pytest
 
 from hpa_ray.cli.main import main
 from hpa_ray.config import load_config
-from hpa_ray.stream import Batch, EpochOrder, Sampling, Schedule, Steps, open_data, ray_feed
+from hpa_ray.stream import Batch, EpochOrder, Place, Sampling, Schedule, Steps, open_data, ray_feed
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -81,7 +81,7 @@ def test_two_readers_get_every_sample_once_and_in_order(
     train_rows, val_rows = data.parts["train"], data.parts["val"]
     order, steps = EpochOrder(len(train_rows), 1, chunk_rows=4), Steps(len(train_rows), 5, 2)
     samples = Sampling(len(train_rows), 0, None)
-    schedules = [Schedule(train_rows, val_rows, samples, order, steps, rank, 0, 3) for rank in range(2)]
+    schedules = [Schedule(train_rows, val_rows, samples, order, steps, rank, Place(0, steps), 3) for rank in range(2)]
     seen: list[list[Batch]] = [[], []]
 
     def read(rank: int) -> None:

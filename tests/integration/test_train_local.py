@@ -139,6 +139,30 @@ def test_control_c_leaves_a_summary_that_is_valid_and_a_run_that_goes_on(words: 
     assert json.loads((folder / "summary.json").read_text())["status"] == "done"
 
 
+def test_a_run_asked_to_end_stores_where_it_is(words: list[str]) -> None:
+    """SIGTERM, as from Slurm, Kubernetes or a spot machine; and kill -9 within an epoch of what went on from there."""
+    folder, longer = folder_of(words, "asked"), [*words, "train.epochs=20", "train.checkpoint_every=3 steps"]
+    process = start(longer, "asked")
+    wait_for(lambda: (folder / "checkpoints" / "epoch-0002.pt").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (143, "")
+    assert "stopped on request in epoch" in (folder / "run.log").read_text()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    before = losses(folder)
+    process = start([*longer, "run.resume=true"], "asked")
+    within = f"epoch-{len(before) + 2:04d}-"
+    wait_for(lambda: any(p.name.startswith(within) for p in (folder / "checkpoints").iterdir()), process)
+    process.kill()
+    process.communicate()
+    assert main(["train", *longer, "run.name=asked", "run.resume=true"]) == 0
+    assert losses(folder)[: len(before)] == before
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {(line["num_samples"], line["num_distinct"]) for line in lines} == {(36, 36)}
+    assert len(lines) == 20
+
+
 def test_resuming_a_finished_run_changes_nothing(words: list[str], straight: Path) -> None:
     before = (straight / "metrics.jsonl").read_bytes(), (straight / "model.safetensors").read_bytes()
     assert main(["train", *words, "run.name=straight", "run.resume=true"]) == 0

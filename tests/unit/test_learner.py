@@ -12,43 +12,17 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from small_runs import CPU, NO_BATCH_NORM, PLAIN, RICH, ProcessHost, run, without_times
 
 from hpa_ray.checkpoint.model_file import load_model
 from hpa_ray.checkpoint.run_folder import RunFolder
-from hpa_ray.cli.main import main
 from hpa_ray.config import LossConfig, SamplingConfig, load_config
 from hpa_ray.errors import InputError
 from hpa_ray.loss import LOSSES
-from hpa_ray.schema import Source
-from hpa_ray.stream import Batch, Data, EpochOrder, Schedule, Steps, local_feed, open_data, training_samples
+from hpa_ray.stream import Data, EpochOrder, Place, Schedule, Steps, open_data, training_samples
 from hpa_ray.stream.device import DeviceBatch, to_device
-from hpa_ray.train.host import DistributedHost, LocalHost
+from hpa_ray.train.host import LocalHost
 from hpa_ray.train.learner import Learner
-from hpa_ray.train.loop import train
-
-CPU = torch.device("cpu")
-PLAIN = ["augment.preset=none", "optim.schedule=constant", "optim.warmup_epochs=0"]
-RICH = [
-    *("model.name=resnet18", "model.dropout=0.3", "model.learned_gamma=true", "model.pooling=avgmax"),
-    *("loss.name=asl", "loss.weighting=sqrt_inverse", "sampling.name=repeat_factor", "sampling.threshold=0.2"),
-    *("augment.preset=heavy", "train.ema_decay=0.9", "train.accumulate=2", "train.freeze_epochs=1"),
-    *("train.sizes=16,32", "optim.clip_norm=1", "optim.backbone_lr=0.5", "train.deterministic=true"),
-]
-
-
-@pytest.fixture(scope="module")
-def shards(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("learner") / "shards"
-    words = [f"data.images={atlas}/train", f"data.labels={atlas}/train.csv", "data.image_size=32"]
-    assert main(["prepare", *words, f"prepare.output={folder}", "prepare.num_workers=0"]) == 0
-    return str(folder)
-
-
-def run(shards: str, folder: Path, *words: str, host: Any = None) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl of a run, or of the rest of it."""
-    config = load_config([f"data.shards={shards}", "split.parts=40/20", *words])
-    train(config, open_data(config), host or LocalHost(False, 2, lambda event: None), RunFolder(str(folder)))
-    return RunFolder(str(folder)).read_metrics()
 
 
 def learner_and_batches(shards: str, *words: str) -> tuple[Learner, Iterator[DeviceBatch], Data]:
@@ -57,13 +31,10 @@ def learner_and_batches(shards: str, *words: str) -> tuple[Learner, Iterator[Dev
     samples = training_samples(config, data)
     order = EpochOrder(samples.num_samples, 0)
     steps = Steps(order.num_rows, config.train.batch_size, 1)
-    schedule = Schedule(data.parts["train"], data.parts["val"][:0], samples, order, steps, 0, 0, config.train.epochs)
+    schedule = Schedule(
+        data.parts["train"], data.parts["val"][:0], samples, order, steps, 0, Place(0, steps), config.train.epochs
+    )
     return Learner(config, data, host, steps), to_device(host.feed(data.source, schedule), data, CPU), data
-
-
-def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    times = ("wall_s", "images_per_s", "data_wait_pct", "first_batch_s")
-    return [{name: value for name, value in line.items() if name not in times} for line in lines]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet50_enhanced", "mlp6"])
@@ -130,19 +101,6 @@ def test_what_is_shipped_is_the_average(shards: str, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, plain[name]) for name, tensor in trained.items())  # the average changes no training
 
 
-class ProcessHost(DistributedHost):
-    """A process of a gloo group, without Ray."""
-
-    def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
-        return local_feed(source, schedule, prefetch=2)
-
-    def tell(self, event: dict[str, Any]) -> None:
-        pass
-
-    def end_epoch(self, metrics: dict[str, Any]) -> None:
-        pass
-
-
 def one_of_two(rank: int, meeting: str, shards: str, runs: list[tuple[str, list[str]]]) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
@@ -151,7 +109,6 @@ def one_of_two(rank: int, meeting: str, shards: str, runs: list[tuple[str, list[
     torch.distributed.destroy_process_group()
 
 
-NO_BATCH_NORM = ["model.name=mlp6", "train.epochs=3", "augment.preset=medium", "optim.name=sgd", "optim.lr=0.05"]
 WORKERS = {
     "plain": [],
     "accumulated": ["train.accumulate=2"],

@@ -1,6 +1,7 @@
 """The order of samples is a value: what every epoch, step and worker gets follows from a few numbers."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hpa_ray.schema import Images, Reject
 from hpa_ray.stream import (
     EpochOrder,
     Item,
+    Place,
     Sampling,
     Schedule,
     Steps,
@@ -121,7 +123,7 @@ def schedules(world_size: int, *, batch_size: int, first_epoch: int = 0) -> list
     train, val = np.arange(0, 300, 2), np.arange(1, 60, 2)
     order, steps = EpochOrder(len(train), 5, chunk_rows=16), Steps(len(train), batch_size, world_size)
     return [
-        Schedule(train, val, Sampling(len(train), 5, None), order, steps, rank, first_epoch, 3)
+        Schedule(train, val, Sampling(len(train), 5, None), order, steps, rank, Place(first_epoch, steps), 3)
         for rank in range(world_size)
     ]
 
@@ -157,6 +159,48 @@ def test_a_resumed_schedule_is_the_rest_of_the_straight_one() -> None:
     for expected, item in zip(rest, (resumed[k] for k in range(len(resumed))), strict=True):
         assert (expected.kind, expected.epoch, expected.step) == (item.kind, item.epoch, item.step)
         assert np.array_equal(expected.rows_B, item.rows_B)
+
+
+@given(num_rows=st.integers(20, 700), batch_size=st.integers(2, 40), data=st.data())
+def test_an_epoch_that_changes_hands_has_every_sample_once(num_rows: int, batch_size: int, data: st.DataObject) -> None:
+    """Each group of workers takes some steps and stops; the next, of another size, goes on with what is left."""
+    seen: list[int] = []
+    place = Place(0, Steps(num_rows, batch_size, 1))
+    while place.samples_seen < num_rows:
+        world_size = data.draw(st.integers(1, 6))
+        steps = Steps(num_rows, batch_size, world_size, first=place.samples_seen)
+        place = Place(0, steps, data.draw(st.integers(1, steps.per_epoch)))
+        for step in range(place.step):
+            shares = [steps.share(step, rank) for rank in range(world_size)]
+            assert all(0 <= stop - start <= batch_size for start, stop in shares)
+            seen += [position for share in shares for position in range(*share)]
+        assert place.samples_seen == len(seen)
+    assert seen == list(range(num_rows))
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 4), (1, 10), (2, 9)])
+def test_a_schedule_resumed_within_an_epoch_is_the_rest_of_the_straight_one(epoch: int, step: int) -> None:
+    straight = schedules(2, batch_size=8)[1]
+    resumed = replace(straight, start=Place(epoch, straight.steps, step))
+    rest = [straight[k] for k in range(epoch * straight.items_per_epoch + step, len(straight))]
+    assert len(rest) == len(resumed)
+    for expected, item in zip(rest, (resumed[k] for k in range(len(resumed))), strict=True):
+        assert (expected.kind, expected.epoch, expected.step) == (item.kind, item.epoch, item.step)
+        assert np.array_equal(expected.rows_B, item.rows_B)
+        assert np.array_equal(expected.seeds_B, item.seeds_B)
+
+
+def test_samples_keep_their_draws_when_the_epoch_is_cut_anew() -> None:
+    one = schedules(1, batch_size=8)[0]
+    draws = {
+        int(row): int(seed)
+        for k in range(one.steps.per_epoch)
+        for row, seed in zip(one[k].rows_B, one[k].seeds_B, strict=True)
+    }
+    for schedule in schedules(2, batch_size=5):
+        later = replace(schedule, start=Place(0, replace(schedule.steps, first=37)))
+        for k in range(later.start.steps.per_epoch):
+            assert all(draws[int(row)] == seed for row, seed in zip(later[k].rows_B, later[k].seeds_B, strict=True))
 
 
 def test_sample_seeds_depend_on_the_place_alone_and_are_spread() -> None:
