@@ -105,8 +105,10 @@ def main() -> None:
     options = parser.parse_args()
     choices = {"ladder": ladder, "rare": rare}[options.study]()
     choices = [choice for choice in choices if not options.only or any(part in choice.name for part in options.only)]
-    split = split_of(options, draw(options, max(choice.size_px for choice in choices)))
-    shards = prepare(options, split, sorted({round(choice.size_px * options.scale) for choice in choices}))
+    labels = options.data / "train.csv" if options.data else options.labels
+    split = split_of(options, labels)
+    images = draw(options, split, max(choice.size_px for choice in choices))
+    shards = prepare(options, images, split, sorted({round(choice.size_px * options.scale) for choice in choices}))
     jobs = [(choice, seed) for choice in choices for seed in range(options.seeds)]
     context = multiprocessing.get_context("spawn")
     numbers = context.SimpleQueue()
@@ -116,7 +118,7 @@ def main() -> None:
         done = [pool.submit(train, words_of(options, shards, split, *job), run_folder(options, *job)) for job in jobs]
         for future, (choice, seed) in zip(done, jobs, strict=True):
             print(f"{choice.name}, seed {seed}: {future.result():.0f} s", file=sys.stderr, flush=True)
-    rarest = rarest_classes((options.data or options.folder / "atlas") / "train.csv")
+    rarest = rarest_classes(labels)
     results = {
         choice: [result_of(options, split, choice, seed, rarest) for seed in range(options.seeds)] for choice in choices
     }
@@ -125,38 +127,38 @@ def main() -> None:
     (options.folder / f"{options.study}.md").write_text(text)
 
 
-def draw(options: argparse.Namespace, size_px: int) -> Path:
-    """The folder of the images: the given one, or one of synthetic images for all rows of the csv."""
+def draw(options: argparse.Namespace, split: Path, size_px: int) -> Path:
+    """The folder of the images: the given one, or one of synthetic images for the rows in use."""
     if options.data:
         return Path(options.data)
-    images = Path(options.folder) / "atlas"
+    images: Path = options.folder / f"{options.study}-atlas"
     if not (images / "train.csv").exists():
         side = max(128, round(size_px * options.scale))
-        run(["synth", f"synth.labels={options.labels}", f"synth.image_size={side}", f"synth.output={images}"])
+        run(["synth", f"synth.labels={labels_beside(split)}", f"synth.image_size={side}", f"synth.output={images}"])
     return images
 
 
-def prepare(options: argparse.Namespace, split: Path, sizes: Sequence[int]) -> Path:
+def prepare(options: argparse.Namespace, images: Path, split: Path, sizes: Sequence[int]) -> Path:
     """Shards of the images in use at all sides, from one pass over the files."""
-    images = options.data or options.folder / "atlas"
     output: Path = options.folder / f"{options.study}-shards"
     words = [f"data.images={images}/train", f"data.labels={labels_beside(split)}", f"prepare.output={output}"]
     run(["prepare", *words, f"prepare.sizes={','.join(map(str, sizes))}", "prepare.num_workers=0"])
     return output
 
 
-def split_of(options: argparse.Namespace, images: Path) -> Path:
+def split_of(options: argparse.Namespace, labels: Path) -> Path:
     """The parts, as a csv that lists the images in use: half trains, a tenth validates, the rest tests.
 
     For `ladder` a random draw of all images, for `rare` first all that hold one of the seven rarest classes.
     """
-    rows = list(csv.DictReader((images / "train.csv").open()))
+    rows = list(csv.DictReader(labels.open()))
+    options.folder.mkdir(parents=True, exist_ok=True)
     path: Path = options.folder / f"{options.study}-split.csv"
     if options.images and options.images < len(rows):
         targets = multi_hot([row["Target"] for row in rows])
         order = np.random.default_rng(0).permutation(len(rows))
         if options.study == "rare":
-            first = targets[:, np.argsort(targets.sum(axis=0))[:7]].any(axis=1)
+            first = targets[:, rarest_classes(labels)].any(axis=1)
             order = order[np.argsort(~first[order], kind="stable")]
         rows = [rows[k] for k in sorted(order[: options.images])]
     used = labels_beside(path)
