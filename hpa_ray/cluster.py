@@ -1,7 +1,11 @@
 """Starting or joining Ray with settings that suit image training."""
 
+import contextlib
 import logging
 import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from hpa_ray import storage
@@ -29,6 +33,11 @@ def available_cpus() -> int:
 def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
     """Join the cluster at RAY_ADDRESS or a running one of this machine, else start Ray here; once per process.
 
+    Ray's ports listen on all addresses of a machine, and whoever may use them may run code: they ask for a token,
+    which Ray makes in ~/.ray/auth_token when it starts here and looks for there (or in RAY_AUTH_TOKEN) when it joins,
+    unless RAY_AUTH_MODE=disabled, which is for machines that nobody else can reach. In turn a cluster may run code in
+    whoever joins it, and gets the keys of the storage: one of another user is joined by RAY_ADDRESS only.
+
     Raises InputError if the cluster can never hold num_workers train workers.
     """
     for name, value in ENVIRONMENT.items():
@@ -39,17 +48,22 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
     cores = available_cpus()
     if not ray.is_initialized():
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        address = os.environ.get("RAY_ADDRESS")
         try:
+            if not address and others_run_ray():
+                raise ConnectionError
             ray.init(address="auto", **settings)
         except ConnectionError:  # no cluster to join
-            if address := os.environ.get("RAY_ADDRESS"):
+            if address:
                 raise InputError(
                     f"RAY_ADDRESS = {address}: no Ray cluster answers there - start it, or unset RAY_ADDRESS"
                 ) from None
             if num_workers > cores:
                 raise _too_many(num_workers, f"this machine has {cores} CPUs") from None
             # a worker keeps a core busy whatever Ray counts; Data tasks share with it rather than wait for ever
-            ray.init(num_cpus=max(cores, num_workers + DATA_CPUS), **settings)
+            num_cpus = max(cores, num_workers + DATA_CPUS)
+            # the dashboard is one more port, and half the memory that Ray takes; who wants it: `ray start --head`
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **settings)
     resources = ray.cluster_resources()
     cpus = int(resources.get("CPU", 0))
     if num_workers and cpus < num_workers + 1:
@@ -59,6 +73,32 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
     gpus = int(resources.get("GPU", 0))
     if use_gpu and num_workers > gpus:
         raise _too_many(num_workers, f"train.use_gpu=true, and the cluster has {gpus} GPUs")
+
+
+def others_run_ray(
+    processes: Path = Path("/proc"), mark: Path | None = None, trusted: Collection[int] | None = None
+) -> bool:
+    """Whether Ray might find a cluster on this machine that was started by another user than this one and root.
+
+    It looks at all processes, and into a file of a folder that everybody may write to.
+    """
+    if not hasattr(os, "getuid"):
+        return False
+    trusted = trusted or (0, os.getuid())
+    mark = mark or Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
+    found = [path for path in processes.glob("[0-9]*/cmdline") if _is_raylet(path)]
+    for path in (*found, mark):
+        with contextlib.suppress(OSError):  # it has ended, or there is none
+            if path.stat().st_uid not in trusted:
+                return True
+    return False
+
+
+def _is_raylet(command: Path) -> bool:
+    try:
+        return os.path.basename(command.read_bytes().partition(b"\0")[0]) == b"raylet"
+    except OSError:  # it has ended, or is hidden
+        return False
 
 
 def data_context(*, in_order: bool = False) -> Any:

@@ -52,8 +52,8 @@ def parse_labels(text: str) -> list[int]:
     """
     labels = set()
     for word in text.split():
-        if not (word.isascii() and word.isdigit() and int(word) < NUM_CLASSES):
-            raise ValueError(f"{word!r} is no class number (0 to {NUM_CLASSES - 1})")
+        if not (word.isascii() and word.isdigit() and len(word) < 9 and int(word) < NUM_CLASSES):
+            raise ValueError(f"{word[:60]!r} is no class number (0 to {NUM_CLASSES - 1})")
         labels.add(int(word))
     return sorted(labels)
 

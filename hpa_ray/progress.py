@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from hpa_ray.redact import redact
+
 PLAIN_EVERY_S = 10.0
 
 
@@ -22,8 +24,8 @@ class Console:
         self._live: Any = None
 
     def say(self, text: str = "") -> None:
-        """Print one line, whatever names and cells of the user's files are in it."""
-        text = one_line(text)
+        """Print one line, whatever names and cells of the user's files are in it; secrets are left out."""
+        text = one_line(redact(text))
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

@@ -4,10 +4,15 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hpa_ray.labels import NUM_CLASSES
 
 # B images, C stains, S side in px
+
+ID_CHARACTERS = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}"
+"""Ids become file names, and cells of csv files and pages: no separators, no quotes, no control characters, and first
+a letter or a digit, so that they are no hidden files, no options and no formulas of a spreadsheet."""
 
 LABELS = pa.list_(pa.int8())
 
@@ -64,6 +69,11 @@ class Source(Protocol):
     def read(self, rows: np.ndarray) -> Images:
         """Pixels of the given manifest rows. Raises InputError naming a file that can not be used."""
         ...
+
+
+def are_ids(column: "pa.Array | pa.ChunkedArray") -> np.ndarray:
+    """(N,) bool: which texts can be Ids."""
+    return np.asarray(pc.match_substring_regex(column, f"^{ID_CHARACTERS}$").fill_null(False))
 
 
 def rejected_table(rejects: list[Reject]) -> pa.Table:

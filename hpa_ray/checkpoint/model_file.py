@@ -8,10 +8,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from hpa_ray.channels import STAIN_ORDER
-from hpa_ray.config import ModelConfig
+from hpa_ray.config import ModelConfig, Stains
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES, VOCABULARY
 from hpa_ray.model import Classifier, build_model
+from hpa_ray.model.checksum import CARD_KEY, CHECKSUM, is_intact, with_checksum
+from hpa_ray.progress import one_line
 from hpa_ray.storage import exists, join, read_bytes, write_bytes
 
 FORMAT = "hpa-ray-model"
@@ -19,7 +21,6 @@ FORMAT_VERSION = 2
 """2: the card holds all settings of the model; version 1 held the name of its architecture, and is read."""
 MODEL_FILE = "model.safetensors"
 LAST_MODEL_FILE = "model_last.safetensors"
-METADATA_KEY = "hpa_ray"
 
 
 class ModelCard(BaseModel):
@@ -31,8 +32,8 @@ class ModelCard(BaseModel):
     version: int = FORMAT_VERSION
     vocabulary: str = VOCABULARY
     stain_order: str = STAIN_ORDER
-    channels: tuple[str, ...]
-    image_size: int = Field(ge=1)
+    channels: Stains
+    image_size: int = Field(ge=1, le=4096)
     model: ModelConfig
     run: str
     epoch: int
@@ -50,20 +51,25 @@ class ShippedModel(NamedTuple):
 
 def save_model(uri: str, model: Classifier, card: ModelCard) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(uri, save(tensors, {METADATA_KEY: card.model_dump_json()}))
+    fields = with_checksum(card.model_dump(mode="json"), tensors)
+    write_bytes(uri, save(tensors, {CARD_KEY: json.dumps(fields)}))
 
 
 def load_model(run: str) -> ShippedModel:
     """The model of a run folder or of a model.safetensors, in eval mode. Raises InputError."""
     uri = run if run.endswith(".safetensors") else join(run, MODEL_FILE)
-    if not exists(uri):
+    try:
+        data = read_bytes(uri) if exists(uri) else None
+    except OSError as error:
+        raise InputError(f"{uri}: can not be read ({' '.join(str(error).split())[:200]})") from error
+    if data is None:
         advice = "give a run folder that has finished an epoch, or a model.safetensors"
         raise InputError(f"{uri}: no such model - {advice}")
-    data = read_bytes(uri)
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        content = _as_version_2(json.loads(header["__metadata__"][METADATA_KEY]))
+        stored = json.loads(header["__metadata__"][CARD_KEY])
+        content = _as_version_2(stored)
         for name, expected in (
             ("format", FORMAT),
             ("version", FORMAT_VERSION),
@@ -73,11 +79,13 @@ def load_model(run: str) -> ShippedModel:
             if content[name] != expected:
                 words = name.replace("_", " ")
                 raise InputError(f"{uri}: its {words} is {content[name]!r}, this program reads {expected!r}")
-        card = ModelCard.model_validate(content)
+        card = ModelCard.model_validate({name: value for name, value in content.items() if name != CHECKSUM})
+        if not is_intact(stored, tensors):
+            raise InputError(f"{uri}: damaged (its checksum does not fit) - bring back a good copy of it")
     except InputError:
         raise
-    except (SafetensorError, ValidationError, LookupError, TypeError, ValueError) as error:
-        reason = "it has no model card" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+    except (SafetensorError, ValidationError, LookupError, TypeError, ValueError, RecursionError) as error:
+        reason = one_line("it has no model card" if isinstance(error, KeyError) else " ".join(str(error).split())[:200])
         raise InputError(f"{uri}: not a model file of this program ({reason})") from error
     blank = [0.0] * len(card.channels)
     try:
@@ -93,7 +101,7 @@ def load_model(run: str) -> ShippedModel:
         )
         model.load_state_dict(tensors)
     except (InputError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(" ".join(str(error).split())[:200])
         raise InputError(f"{uri}: the weights do not fit {card.model.name} ({reason})") from error
     return ShippedModel(model.eval(), card)
 

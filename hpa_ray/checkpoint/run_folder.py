@@ -41,12 +41,18 @@ class RunFolder:
         self.write_text("metrics.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines so far; none before the first epoch."""
+        """The lines so far; none before the first epoch. Raises InputError if they can not be read."""
         try:
             text = self.read_text("metrics.jsonl")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.splitlines()]
+        except UnicodeDecodeError:
+            text = "damaged"
+        try:
+            return [dict(json.loads(line)) for line in text.splitlines()]
+        except (ValueError, TypeError) as error:
+            path = self.path("metrics.jsonl")
+            raise InputError(f"{path}: damaged - delete it, the checkpoint holds the same lines") from error
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], *, samples_seen: int = 0) -> None:
         """The state after `epoch` finished epochs and some samples of the next; the newest CHECKPOINTS_KEPT are kept.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hpa_ray.cli.main import Invocation
-from hpa_ray.config import config_keys, dump_config, load_config, type_name
+from hpa_ray.config import config_keys, config_tree, dump_config, load_config, type_name
 from hpa_ray.errors import InputError
 from hpa_ray.progress import console
 
@@ -20,5 +20,5 @@ def config(invocation: Invocation) -> dict[str, Any]:
         resolved = load_config(words, recipe=invocation.recipe, file=invocation.file)
         for line in dump_config(resolved).rstrip().split("\n"):
             console.say(line)
-        return resolved.model_dump(mode="json")
+        return config_tree(resolved)
     raise InputError(f"config {action}: write `hpa-ray config show [key=value ...]` or `hpa-ray config keys`")

@@ -5,14 +5,18 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 from hpa_ray import cluster, storage
 from hpa_ray.errors import InputError
 from hpa_ray.progress import console, one_line
+from hpa_ray.redact import redact, redacted
 
 # verb -> (what it does, sections of the configuration it reads)
 VERBS = {
@@ -23,14 +27,15 @@ VERBS = {
     "duplicates": ("find images that are all but the same, so that no split separates them", ("data", "duplicates")),
     "split": ("cut the labels into train/val/test or K folds, stratified by class", ("data", "split")),
     "prepare": ("decode and stack the images once, into shards", ("data", "prepare")),
+    "doctor": ("say before a start whether a training will work here", ("doctor", "data", "model")),
     "train": ("train a classifier on shards or straight from PNGs", ("data", "split", "model", "loss", "augment")),
     "evaluate": ("score a trained model on one part of the data", ("evaluate", "data")),
     "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
-MORE_SECTIONS = {"train": ("optim", "train", "run")}
+MORE_SECTIONS = {"train": ("optim", "train", "run"), "doctor": ("train", "run")}
 MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
-MODULES |= {verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates")}
+MODULES |= {verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates", "doctor")}
 MODULES |= {"train": "train_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""
 DRY_RUN = ("prepare", "fetch")
@@ -81,7 +86,7 @@ def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
         result = run(invocation)
     except InputError as error:
         if arguments.debug:
-            traceback.print_exc()
+            _print_traceback()
         return _complain(f"hpa-ray {arguments.verb}", error)
     except KeyboardInterrupt:
         print(f"hpa-ray {arguments.verb}: interrupted", file=sys.stderr)
@@ -90,16 +95,21 @@ def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in PLACE_ERRORS and error.filename and not arguments.debug:
-            return _complain(f"hpa-ray {arguments.verb}", InputError(f"{error.filename}: {_reason(error)}"))
-        traceback.print_exc()
+        if isinstance(error, OSError) and error.filename and not arguments.debug:
+            told = InputError(f"{error.filename}: {_reason(error)}")
+            if error.errno in PLACE_ERRORS:
+                return _complain(f"hpa-ray {arguments.verb}", told)
+            if not storage.is_local(str(error.filename)):
+                _complain(f"hpa-ray {arguments.verb}", told)
+                return 1
+        _print_traceback()
         print(
             f"hpa-ray {arguments.verb}: this is a mistake of the program or the machine, not of your input",
             file=sys.stderr,
         )
         return 1
     if json_line:
-        print(json.dumps(result), flush=True)
+        print(json.dumps(redacted(result)), flush=True)
     return 0
 
 
@@ -110,14 +120,38 @@ def run(invocation: Invocation) -> dict[str, Any]:
     if invocation.verb != "config":  # mistakes first: what the verbs import takes seconds
         words = invocation.words[1:] if invocation.words[:1] == ("kaggle",) else invocation.words  # `fetch kaggle`
         config = load_config(words, recipe=invocation.recipe, file=invocation.file)
-        if invocation.verb == "train" and config.train.num_workers > (os.cpu_count() or 1):
-            cluster.start_ray(config.train.num_workers, use_gpu=config.train.use_gpu)  # joins a cluster or refuses
+        if invocation.verb == "train" and config.train.fewest_workers > (os.cpu_count() or 1):
+            cluster.start_ray(config.train.fewest_workers, use_gpu=config.train.use_gpu)  # joins a cluster or refuses
     module = importlib.import_module(f"hpa_ray.cli.{MODULES[invocation.verb]}")
-    result: dict[str, Any] = getattr(module, invocation.verb)(invocation)
+    with _threads_give_up_after():
+        result: dict[str, Any] = getattr(module, invocation.verb)(invocation)
     if repeated := storage.take_retries():
         console.say(f"storage: {repeated:,} requests failed for a while and were repeated")
         result["storage_retries"] = result.get("storage_retries", 0) + repeated
     return result
+
+
+@contextmanager
+def _threads_give_up_after() -> Iterator[None]:
+    """Where a verb is interrupted or fails, its threads repeat nothing more: the process waits for them to end."""
+    before = signal.getsignal(signal.SIGINT)
+    catching = threading.current_thread() is threading.main_thread() and callable(before)
+
+    def interrupt(number: int, frame: Any) -> None:
+        storage.abandon()
+        if callable(before):
+            before(number, frame)
+
+    if catching:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except BaseException:
+        storage.abandon()
+        raise
+    finally:
+        if catching:
+            signal.signal(signal.SIGINT, before)
 
 
 def _check_flags(invocation: Invocation) -> None:
@@ -181,6 +215,12 @@ def _as_word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _print_traceback() -> None:
+    """Of libraries too, whose errors hold addresses, answers of servers, and what files are named."""
+    for line in traceback.format_exc().splitlines():
+        print(one_line(redact(line)), file=sys.stderr)
+
+
 def _complain(who: str, error: InputError) -> int:
     for problem in error.problems:
         print(f"{who}: {one_line(problem)}", file=sys.stderr)
@@ -188,5 +228,9 @@ def _complain(who: str, error: InputError) -> int:
 
 
 def _reason(error: OSError) -> str:
+    if isinstance(error, PermissionError) and not storage.is_local(str(error.filename)):
+        return str(error.strerror)  # which says what to do
+    if error.errno not in PLACE_ERRORS:
+        return f"{error.strerror} - run the same command again when the place is well (train: with run.resume=true)"
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"{error.strerror} - {'free some space' if full else 'mend it'} or name another place"

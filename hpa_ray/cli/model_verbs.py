@@ -31,12 +31,7 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
     if run is None:
         raise InputError("evaluate needs evaluate.run=RUN_FOLDER (or a model.safetensors)")
     shipped = load_model(absolute(run))
-    try:
-        trained = Config.model_validate(yaml.safe_load(shipped.card.config))
-    except (ValidationError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{run}: its configuration is not one of this version ({reason})") from error
-    config = resolve(invocation, base=trained)
+    config = resolve(invocation, base=_trained_with(run, shipped.card.config))
     if shipped.card.channels != config.data.channels:
         raise InputError(
             f"data.channels = {','.join(config.data.channels)}, the model takes {','.join(shipped.card.channels)}"
@@ -58,6 +53,18 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
         console.say(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
     console.say(f"written: {folder.uri}/summary_{part}.json and predictions_{part}.parquet")
     return summary
+
+
+def _trained_with(run: str, text: str) -> Config:
+    """The configuration that a model file carries. Raises InputError."""
+    try:
+        return Config.model_validate(yaml.safe_load(text))
+    except ValidationError as error:  # as a whole it shows values, which by aliases may be endless
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+    raise InputError(f"{run}: its configuration is not one of this version ({reason[:200]})")
 
 
 def predict(invocation: Invocation) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def _end_badly(folder: RunFolder, error: BaseException) -> None:
     status = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
     try:
         summary = folder.read_json("summary.json")
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # none yet, or damaged
         summary = {"epochs": 0}
     reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
     folder.write_json("summary.json", summary | {"status": status, "reason": reason})

@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 from hpa_ray.config.sections import RECIPES, Config
 from hpa_ray.errors import InputError
+from hpa_ray.progress import one_line
+from hpa_ray.redact import HIDDEN, redacted
 from hpa_ray.storage import read_bytes
 
 CREDENTIALS = ("access_key", "secret_key", "session_token")
@@ -67,21 +69,26 @@ def load_config(
     good = [setting for setting in settings if setting.key in known]
     config, wrong = _validate(base or Config(), good)
     if problems or wrong or config is None:
-        raise InputError(*problems, *wrong)
+        raise InputError(*map(one_line, [*problems, *wrong]))
     return config
 
 
 def dump_config(config: Config) -> str:
-    """The configuration as YAML that `--config` reads back; credentials are left out."""
-    tree = config.model_dump(mode="json")
+    """The configuration as YAML that `--config` reads back, but for credentials and signatures, which are left out."""
+    return yaml.safe_dump(config_tree(config), sort_keys=False)
+
+
+def config_tree(config: Config) -> dict[str, Any]:
+    """The same as plain values."""
+    tree: dict[str, Any] = redacted(config.model_dump(mode="json"))
     tree["storage"] |= dict.fromkeys(CREDENTIALS)
-    return yaml.safe_dump(tree, sort_keys=False)
+    return tree
 
 
 def without_credentials(words: Sequence[str]) -> list[str]:
     """Words of a command line, for a file that others may read."""
     secret = tuple(f"storage.{name}=" for name in CREDENTIALS)
-    return [f"{word.partition('=')[0]}=..." if word.startswith(secret) else word for word in words]
+    return [f"{word.partition('=')[0]}={HIDDEN}" if word.startswith(secret) else word for word in words]
 
 
 def type_name(field: FieldInfo) -> str:
@@ -101,10 +108,11 @@ def recipe_names() -> list[str]:
 
 def _from_words(words: Sequence[str], problems: list[str]) -> list[Setting]:
     settings = []
-    for word in words:
+    for before, word in zip(("", *words), words, strict=False):
         key, equals, value = word.partition("=")
         if not equals:
-            problems.append(f"command line: '{word}' - write it as key=value")
+            told = HIDDEN if before.removeprefix("storage.") in CREDENTIALS else f"'{word:.200}'"
+            problems.append(f"command line: {told} - write it as key=value")
         else:
             settings.append(Setting(key, None if _is_unset(key, value) else value, "command line"))
     return settings
@@ -121,12 +129,21 @@ def _from_yaml(text: str, source: str, problems: list[str]) -> list[Setting]:
         tree = yaml.safe_load(text)
     # a value that contradicts its tag (2001-99-99, !!bool x) raises whatever its conversion raised
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        problems.append(f"{source}: not valid YAML - {' '.join(str(error).split())}")
+        problems.append(f"{source}: not valid YAML - {_yaml_reason(error)}")
         return []
     if not isinstance(tree, (Mapping, type(None))):
-        problems.append(f"{source}: expected sections of keys such as 'train: {{epochs: 3}}', found {_shown(tree)}")
+        found = "a list" if isinstance(tree, list) else "one value"
+        problems.append(f"{source}: expected sections of keys such as 'train: {{epochs: 3}}', found {found}")
         return []
     return list(_flatten(tree or {}, source))
+
+
+def _yaml_reason(error: Exception) -> str:
+    """Without the line in question, which may hold a key."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem or error.context} (line {mark.line + 1}, column {mark.column + 1})"
+    return " ".join(str(error).split())
 
 
 def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "", depth: int = 0) -> Iterator[Setting]:

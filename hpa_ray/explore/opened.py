@@ -14,6 +14,7 @@ from hpa_ray.ingest import ImageSource, OpenedSource, open_source
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.manifest import multi_hot_column, problem_lines, read_label_table
 from hpa_ray.schema import Reject, Source
+from hpa_ray.storage import shown
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def open_everything(config: Config) -> Opened:
 def source_names(uris: Sequence[str]) -> list[str]:
     """The last word of each, with the one before it where that is needed to tell them apart, or else a number."""
     for words in (1, 2):
-        names = ["/".join(uri.partition("?")[0].rstrip("/").split("/")[-words:]) for uri in uris]
+        names = ["/".join(shown(uri).rstrip("/").split("/")[-words:]) for uri in uris]
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({number})" for number, name in enumerate(names, start=1)]

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hpa_ray.channels import STAINS
 from hpa_ray.errors import InputError
@@ -22,11 +21,13 @@ from hpa_ray.fetch.unit import KEY, NOTES, Failure, Unit, Wanted
 from hpa_ray.labels import format_labels
 from hpa_ray.manifest import LabelTable, folder_of
 from hpa_ray.output import names_in, remove_unfinished
-from hpa_ray.schema import Reject, rejected_table
+from hpa_ray.redact import redact
+from hpa_ray.schema import REJECTED_ROW, Reject, rejected_table
 from hpa_ray.storage import (
     free_bytes,
     join,
     read_bytes,
+    read_parquet,
     remove,
     remove_empty_folder,
     write_bytes,
@@ -78,7 +79,10 @@ class Summary(NamedTuple):
 
 def source_of(labels_uri: str, url: str) -> dict[str, Any]:
     """What must not change between the runs of a fetch; which images are chosen, and how fast, may."""
-    return {"labels_sha256": hashlib.sha256(read_bytes(labels_uri)).hexdigest(), "url": url}
+    source = {"labels_sha256": hashlib.sha256(read_bytes(labels_uri)).hexdigest(), "url": redact(url)}
+    if source["url"] != url:  # what is left out may be a token, and still tells servers apart
+        source["url_sha256"] = hashlib.sha256(url.encode()).hexdigest()
+    return source
 
 
 def look(output: str | None, choice: Choice, source: dict[str, Any]) -> Standing:
@@ -194,7 +198,7 @@ def _fetch_of(output: str, sizes: dict[str, int], source: dict[str, Any], *, has
 def _fetch_json(output: str) -> dict[str, Any]:
     try:
         found = json.loads(read_bytes(join(output, FETCH_FILE)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -207,7 +211,7 @@ def _read_notes(output: str) -> tuple[int, dict[str, Reject], Counter[str]]:
             note = Unit(**json.loads(read_bytes(join(output, NOTES, name))))
             failures = [Failure(*values) for values in note.failures]
             run = max(run, int(name.partition("-")[0]) + 1)
-        except (ValueError, TypeError):  # not as it was written: asked for again
+        except (ValueError, TypeError, RecursionError):  # not as it was written: asked for again
             continue
         retries.update(note.retries)
         rejects = [failure.as_reject() for failure in failures]
@@ -224,8 +228,13 @@ def _rejected_before(output: str, sizes: dict[str, int]) -> dict[str, Reject]:
     """Images that the server did not have when the folder was finished before."""
     if REJECTED_FILE not in sizes:
         return {}
-    rows = pq.read_table(pa.BufferReader(read_bytes(join(output, REJECTED_FILE)))).to_pylist()
-    rejects = [Reject(-1, row["image_id"], row["file"], row["reason"]) for row in rows]
+    try:
+        table = read_parquet(read_bytes(join(output, REJECTED_FILE)))
+    except pa.ArrowException:
+        return {}
+    if not table.schema.equals(REJECTED_ROW):
+        return {}
+    rejects = [Reject(-1, row["image_id"], row["file"], row["reason"] or "") for row in table.to_pylist()]
     return {reject.image_id: reject for reject in rejects if _is_gone(reject)}
 
 

@@ -6,12 +6,15 @@ output folder it refuses to start again. So its cache is put inside the output f
 
 import importlib
 import os
+import re
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tarfile import TarError
 from typing import Any, NamedTuple
 
 import requests
@@ -20,6 +23,7 @@ from hpa_ray.channels import STAINS
 from hpa_ray.errors import InputError
 from hpa_ray.known import TEST_IMAGES, TRAIN_IMAGES
 from hpa_ray.manifest import list_folder, read_label_table
+from hpa_ray.manifest.folder import FILE_NAME
 from hpa_ray.storage import free_bytes, is_local
 
 COMPETITION = "human-protein-atlas-image-classification"
@@ -29,6 +33,8 @@ DOWNLOAD, ARRIVED = "download", "arrived"
 """Folder below the output that holds the download until it is complete, and the file that says that it is."""
 NEEDED_BYTES = 2 * 14 * 2**30
 """The training part is 13 to 14 GB, as an archive and unpacked beside it; the test part comes on top."""
+MAX_GROWTH = 10
+"""Times the size of train.zip that its images may have: PNGs are compressed already."""
 PAUSE_S = 5.0
 """Before a download that broke off goes on."""
 TOKEN_STEPS = (
@@ -127,7 +133,7 @@ def _download(hub: Any, cache: Path, max_attempts: int, say: Callable[[str], Non
             raise _refusal(error) from error
         except hub.exceptions.DataCorruptionError as error:  # it has deleted the archive
             fault: Exception = error
-        except (ValueError, zipfile.BadZipFile) as error:  # "Unsupported archive type.": what came is no archive
+        except (ValueError, zipfile.BadZipFile, zlib.error, TarError, EOFError) as error:  # no archive, or a bad one
             for archive in cache.rglob("*.archive"):
                 archive.unlink()
             fault = error
@@ -167,23 +173,46 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 def _move_up(folder: Path) -> None:
     """Move what came to the output folder; a stop in between loses nothing."""
-    source = folder / DOWNLOAD / (folder / DOWNLOAD / ARRIVED).read_text()
+    download = (folder / DOWNLOAD).resolve()
+    source = (download / (download / ARRIVED).read_text()).resolve()
+    if not source.is_relative_to(download):
+        raise InputError(f"{download / ARRIVED}: leads out of its folder - delete {download} and run the command again")
     for entry in sorted(source.iterdir()):
         os.replace(entry, folder / entry.name)
     shutil.rmtree(folder / DOWNLOAD)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """The older form of the competition's files: train.zip with the images directly in it."""
+    """The older form of the competition's files: train.zip with the images in it.
+
+    Nothing but images is taken out, by the last part of their names, so that no name leads elsewhere.
+    """
     if not archive.exists() or folder.exists():
         return
     temporary = folder.with_name(f"{folder.name}.tmp")
-    with zipfile.ZipFile(archive) as file:
-        file.extractall(temporary)
-    inner = temporary / folder.name
-    os.replace(inner if inner.is_dir() else temporary, folder)
     shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        with zipfile.ZipFile(archive) as file:
+            images = {PurePosixPath(entry.filename).name: entry for entry in file.infolist()}
+            images = {name: entry for name, entry in images.items() if re.fullmatch(FILE_NAME, name)}
+            _check_growth(archive, sum(entry.file_size for entry in images.values()))
+            for name, entry in images.items():
+                with file.open(entry) as source, (temporary / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise InputError(f"{archive}: damaged ({error}) - delete it and run the same command again") from error
+    os.replace(temporary, folder)
     archive.unlink()
+
+
+def _check_growth(archive: Path, num_bytes: int) -> None:
+    """Raises InputError if what is said to be in the archive can be no images, or has no room on the disk."""
+    mib, free = num_bytes / 2**20, free_bytes(str(archive))
+    if num_bytes > MAX_GROWTH * archive.stat().st_size:
+        raise InputError(f"{archive}: would grow to {mib:,.0f} MiB, which images never do - delete it")
+    if free is not None and num_bytes > free:
+        raise InputError(f"{archive}: has {mib:,.0f} MiB of images, the disk {free / 2**20:,.0f} MiB free - free some")
 
 
 def _look(folder: Path) -> Competition:

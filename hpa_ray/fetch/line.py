@@ -6,7 +6,6 @@ so over all tasks at most N requests start in any N / requests_per_s seconds, ho
 """
 
 import contextlib
-import email.utils
 import random
 import threading
 import time
@@ -14,20 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 import urllib3
 
 from hpa_ray import __version__
 from hpa_ray.ingest.decode import DecodeError
+from hpa_ray.storage.retry import retry_after
+from hpa_ray.storage.web_rules import MAX_REDIRECTS, cause, check_redirect
 
 USER_AGENT = f"hpa_ray/{__version__} (downloads images to train classifiers of protein location)"
 SLACK = 1.02
 """The pace is this much slower than allowed: on their way two requests may come closer to each other."""
 NOT_AVAILABLE = "not available"
 """How the reason of an image begins that the server does not have; such an image is not asked for again."""
-MAX_REDIRECTS = 5
 MAX_FILE_BYTES = 256 * 2**20
 MAX_TIMEOUTS_PER_ANSWER = 10
 """An answer that comes drop by drop ends after this many times timeout_s."""
@@ -155,8 +155,10 @@ class Line:
                 answer = self._once(url)
             if isinstance(answer, Answer):
                 return answer
-            if urlsplit(answer).scheme not in ("http", "https"):
-                raise GivenUp(f"redirected to {answer:.100}, which is no web address", "redirect")
+            try:
+                check_redirect(url, answer)
+            except ValueError as error:
+                raise GivenUp(str(error), "redirect") from error
             url = answer
         raise GivenUp(f"redirected more than {MAX_REDIRECTS} times", "redirect")
 
@@ -177,7 +179,7 @@ class Line:
         except urllib3.exceptions.ProtocolError as error:  # only while the body is read
             raise Passing("truncated answer", str(error)[:100]) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise Passing("connection lost", " ".join(str(error).split())[:100]) from error
+            raise Passing("connection lost", " ".join(cause(error).split())[:100]) from error
 
 
 def _check_status(response: requests.Response) -> None:
@@ -194,20 +196,6 @@ def _check_status(response: requests.Response) -> None:
     if status in (408, 425, 429) or status >= 500:
         raise Passing(f"status {status}", retry_after_s=retry_after(response.headers.get("Retry-After")))
     raise GivenUp(f"the server answered with status {status}", f"status {status}")
-
-
-def retry_after(header: str | None) -> float | None:
-    """Seconds to wait, of a header that holds seconds or a date; None where there is none that can be read."""
-    if header is None:
-        return None
-    try:
-        return max(float(header), 0.0) if header.strip().isdigit() else max(_until(header), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _until(date: str) -> float:
-    return email.utils.parsedate_to_datetime(date).timestamp() - time.time()
 
 
 def _body(raw: urllib3.response.BaseHTTPResponse, deadline: float) -> bytes:

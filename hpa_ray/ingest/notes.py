@@ -9,6 +9,7 @@ from typing import Any
 
 from hpa_ray.errors import InputError
 from hpa_ray.output import names_in, remove_unfinished
+from hpa_ray.shards.seal import is_intact, sealed
 from hpa_ray.storage import join, read_bytes, read_many, remove, remove_empty_folder, write_json
 
 KEY = "prepare.output"
@@ -26,7 +27,7 @@ def start_or_resume(output: str, folders: Iterable[str], plan: dict[str, Any]) -
     if PLAN_FILE in names:
         try:
             found = json.loads(read_bytes(join(output, PLAN_FILE)))["fingerprint"]
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             found = "damaged"
         if found != plan["fingerprint"]:
             raise InputError(
@@ -39,6 +40,10 @@ def start_or_resume(output: str, folders: Iterable[str], plan: dict[str, Any]) -
         if foreign:
             raise InputError(f"{KEY} = {folder}: holds other files ({foreign[0]!r}) - give an empty or new folder")
     write_json(join(output, PLAN_FILE), plan)
+
+
+def write_part(output: str, part: Mapping[str, Any]) -> None:
+    write_json(part_uri(output, part["number"]), sealed(part))
 
 
 def _part_file(number: int) -> str:
@@ -55,10 +60,12 @@ def finished_parts(output: str, sizes: Mapping[int, str], numbers: range) -> dic
             if isinstance(content, OSError):
                 raise content
             part = json.loads(content)
+            if not is_intact(part):
+                raise ValueError("damaged")
             entries = {size: part["sizes"][str(size)] for size in sizes}
             if all(found[size].get(entry["file"]) == entry["bytes"] for size, entry in entries.items()):
                 parts[int(part["number"])] = part
-        except (ValueError, TypeError, LookupError):  # not as it was written: done again
+        except (ValueError, TypeError, LookupError, RecursionError):  # not as it was written: done again
             continue
     return parts
 

@@ -6,6 +6,7 @@ A finished shard leaves a part file; the index is written last, so a folder with
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from hpa_ray.channels import STAIN_ORDER, STAINS
 from hpa_ray.errors import InputError
-from hpa_ray.ingest.notes import KEY, clean, finished_parts, part_uri, start_or_resume
+from hpa_ray.ingest.notes import KEY, clean, finished_parts, part_uri, start_or_resume, write_part
 from hpa_ray.ingest.plan import SHARD_BYTES, rows_of_shard
 from hpa_ray.ingest.reader import ImageSource
 from hpa_ray.ingest.stack import RESIZE_RULE
@@ -24,6 +25,7 @@ from hpa_ray.manifest import Manifest, check_ceiling
 from hpa_ray.output import disk_full_told
 from hpa_ray.schema import Reject, rejected_table
 from hpa_ray.shards import (
+    CHECKSUMS_FILE,
     CHUNK_ROWS,
     INDEX_FILE,
     MANIFEST_FILE,
@@ -33,6 +35,7 @@ from hpa_ray.shards import (
     check_files,
     encode_shard,
     read_index,
+    write_index,
 )
 from hpa_ray.shards.format import FORMAT, FORMAT_VERSION
 from hpa_ray.storage import (
@@ -41,7 +44,6 @@ from hpa_ray.storage import (
     join,
     remove,
     write_bytes,
-    write_json,
     write_parquet,
 )
 
@@ -146,9 +148,10 @@ class _ShardTask:
                     "bytes": data.size,
                     "sha256": hashlib.sha256(data).hexdigest(),
                     "offsets": offsets,
+                    "crc32": [zlib.crc32(image) for image in images],
                     "moments": _moments(images, sources, len(self.source.folders)),
                 }
-            write_json(part_uri(self.output, number), part)
+            write_part(self.output, part)
         return part
 
 
@@ -195,6 +198,8 @@ def _finish(
         entries = [part["sizes"][str(size)] for part in ordered]
         moments = np.sum([entry["moments"] for entry in entries], axis=0)  # (sources, 2, C)
         mean, std = _mean_std(moments.sum(axis=0), kept.num_rows * size**2)
+        checksums = pa.array([checksum for entry in entries for checksum in entry["crc32"]], pa.uint32())
+        files = {MANIFEST_FILE: _ipc_file(kept), CHECKSUMS_FILE: _ipc_file(pa.table({"crc32": checksums}))}
         index = ShardIndex(
             format=FORMAT,
             version=FORMAT_VERSION,
@@ -216,14 +221,16 @@ def _finish(
             class_counts=tuple(np.bincount(labels.flatten().to_numpy(), minlength=28).tolist()),
             chunk_rows=CHUNK_ROWS,
             shards=tuple(ShardEntry(**{key: entry[key] for key in ShardEntry.model_fields}) for entry in entries),
+            manifest_sha256=hashlib.sha256(files[MANIFEST_FILE]).hexdigest(),
+            checksums_sha256=hashlib.sha256(files[CHECKSUMS_FILE]).hexdigest(),
         )
-        write_bytes(join(folder, MANIFEST_FILE), _ipc_file(kept))
+        for name, content in files.items():
+            write_bytes(join(folder, name), content)
         write_parquet(join(folder, REJECTED_FILE), rejected_table(rejects))
         indexes.append(index)
-    for folder, index in zip(sizes.values(), indexes, strict=True):
-        write_json(join(folder, INDEX_FILE), index.model_dump(mode="json"))  # nothing a reader needs may follow this
-    clean(output, sizes.values())
-    return indexes
+    written = [write_index(folder, index) for folder, index in zip(sizes.values(), indexes, strict=True)]
+    clean(output, sizes.values())  # nothing a reader needs may follow the indexes
+    return written
 
 
 def _shuffled(table: pa.Table, seed: int) -> pa.Table:

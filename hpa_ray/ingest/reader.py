@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from hpa_ray.ingest.decode import DecodeError, decode_plane
 from hpa_ray.ingest.stack import check_shapes, resize_plane
+from hpa_ray.redact import redact
 from hpa_ray.schema import Images, Reject
 from hpa_ray.storage import join, read_many
 
@@ -77,7 +78,7 @@ class ImageSource:
 
     def told(self, row: int, uri: str) -> str:
         """How a file is named to the user: of the first source by its name in the folder, of others by all of it."""
-        return uri.partition("?")[0].rpartition("/")[2] if self.table["source"][row].as_py() == 0 else uri
+        return uri.partition("?")[0].rpartition("/")[2] if self.table["source"][row].as_py() == 0 else redact(uri)
 
 
 class BadFile(ValueError):

@@ -15,7 +15,9 @@ from hpa_ray.errors import InputError
 def run_tasks(
     work: Callable[[int], dict[str, Any]], numbers: Sequence[int], *, num_workers: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Results of work(number), plain values for JSON, in the order in which they are done. An InputError is passed on.
+    """Results of work(number), plain values for JSON, in the order in which they are done.
+
+    An InputError is passed on, and what the system or a store says of a place, as an OSError.
 
     num_workers: 0 runs on threads of this process (decoding and copying release the interpreter lock); otherwise each
     number is one Ray Data task, at most num_workers at a time. Repeats of storage requests are counted here.
@@ -53,8 +55,12 @@ def _on_ray(
         answer: dict[str, Any] = {}
         try:
             answer["result"] = worker_work(worker_numbers[int(batch["id"][0])])
-        except InputError as error:  # as a value: Ray would wrap it in errors of its own and lose it
+        except InputError as error:  # as values: Ray would wrap them in errors of its own and lose them
             answer["mistake"] = error.problems
+        except OSError as error:
+            if not error.filename:
+                raise
+            answer["failure"] = [error.errno, error.strerror, str(error.filename)]
         return {"answer": [json.dumps(answer | {"retries": storage.take_retries()})]}
 
     with ray.data.DataContext.current(cluster.data_context()):
@@ -66,4 +72,6 @@ def _on_ray(
         storage.add_retries(answer["retries"])
         if "mistake" in answer:
             raise InputError(*answer["mistake"])
+        if "failure" in answer:
+            raise OSError(*answer["failure"])
         yield answer["result"]

@@ -11,6 +11,7 @@ from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.manifest.folder import Folder
 from hpa_ray.manifest.tables import SHOWN, LabelTable
+from hpa_ray.redact import redact
 from hpa_ray.schema import LABELS, MANIFEST_ROW, Reject
 from hpa_ray.storage import join
 
@@ -77,7 +78,7 @@ def build_manifest(
 
 def _reject(folder: Folder, image_id: str, image: int, channels: Sequence[str], source: int) -> Reject:
     def of(file: str, reason: str) -> Reject:
-        return Reject(-1, image_id, join(folder.uri, file) if source else file, reason)
+        return Reject(-1, image_id, redact(join(folder.uri, file)) if source else file, reason)
 
     files = folder.stains_of(image) if image >= 0 else {}
     missing = [stain for stain in channels if stain not in files]

@@ -15,12 +15,15 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from hpa_ray.errors import InputError
+from hpa_ray.progress import one_line
 from hpa_ray.storage import read_bytes
 
 DELIMITERS = ",;\t"
 SHOWN = 5
 """Problems of a kind that are listed one by one."""
 BLOCK_BYTES = 2**24
+TOLD_CHARACTERS = 250
+"""Of a cell that is told of: a file that is none may be one large cell."""
 
 
 class CsvFile:
@@ -51,7 +54,7 @@ class CsvFile:
                 ),
             )
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise InputError(f"{uri}: not a csv file ({' '.join(str(error).split())[:200]})") from error
+            raise InputError(f"{uri}: not a csv file ({one_line(' '.join(str(error).split())[:200])})") from error
         if not table.num_rows:
             raise InputError(f"{uri}: no rows below the header")
         self.num_rows: int = table.num_rows
@@ -122,6 +125,12 @@ class CsvFile:
         twice = [name for name in (*columns, *one_of) if found.count(name) > 1]
         if twice:
             raise InputError(f"{self.uri}: more than one column {twice[0]!r} - keep one")
+
+
+def told(cell: str) -> str:
+    """A cell as it stands in a message, in quotes."""
+    text = repr(cell[:TOLD_CHARACTERS])
+    return text if len(text) <= TOLD_CHARACTERS else f"{text[:TOLD_CHARACTERS]}..."
 
 
 def _first_line(data: bytes) -> bytes:

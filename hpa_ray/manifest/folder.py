@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from hpa_ray.channels import STAINS
 from hpa_ray.errors import InputError
-from hpa_ray.manifest.tables import ID_CHARACTERS
+from hpa_ray.schema import ID_CHARACTERS
 from hpa_ray.storage import list_files
 
 EXTENSIONS = ("png", "tif", "tiff", "jpg", "jpeg")

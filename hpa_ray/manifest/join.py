@@ -81,9 +81,14 @@ def open_images(cfg: DataConfig, *, channels: tuple[str, ...] | None = None) -> 
 
 def check_extra(images: str, labels: str | None) -> None:
     """Raises InputError if a further source is not there, or its table is not where it is expected."""
-    if not exists(images):
+    try:
+        has_images = exists(images)
+        has_labels = labels != join(images, LABELS_FILE) or exists(labels)
+    except OSError as error:
+        raise InputError(f"data.extra = {images}: can not be looked at ({' '.join(str(error).split())})") from error
+    if not has_images:
         raise InputError(f"data.extra = {images}: no such folder")
-    if labels == join(images, LABELS_FILE) and not exists(labels):
+    if not has_labels:
         raise InputError(
             f"data.extra = {images}: no {LABELS_FILE} in it - write its table there (Id,Target), "
             f"or name it: {images}@TABLE.csv"

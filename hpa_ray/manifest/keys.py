@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 BLOCK = 2**18
 """Rows that are hashed at a time: they stay in the cache."""
+HASHED_BYTES = 256
+"""Of an id; each takes time for all rows, and texts whose hashes agree are compared as they are."""
 
 
 def hash_order(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +63,7 @@ def _hashes(ids: pa.Array) -> np.ndarray:
         edge = edges[start : start + BLOCK + 1]
         length = np.diff(edge)
         value = length.astype(np.uint64) * MULTIPLIER
-        for first in range(0, int(length.max()), 8):
+        for first in range(0, min(int(length.max()), HASHED_BYTES), 8):
             at = np.minimum(edge[:-1] + first, data.size - 8)
             skipped = np.minimum(edge[:-1] + first - at, 7)  # near the end of the data a word begins too early
             missing = 8 - np.clip(length - first, 1, 8)  # and near the end of a text it goes on too long

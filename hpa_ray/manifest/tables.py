@@ -15,13 +15,10 @@ from pyarrow import csv
 from hpa_ray.errors import InputError
 from hpa_ray.labels import parse_labels
 from hpa_ray.manifest.csv_file import SHOWN as SHOWN
-from hpa_ray.manifest.csv_file import CsvFile
+from hpa_ray.manifest.csv_file import CsvFile, told
 from hpa_ray.manifest.keys import hash_order, repeated
-from hpa_ray.schema import LABELS
+from hpa_ray.schema import LABELS, are_ids
 from hpa_ray.storage import write_bytes
-
-ID_CHARACTERS = r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,199}"
-"""Ids become file names: no separators, no leading dot, no control characters."""
 
 Words: TypeAlias = Sequence[str] | pa.Array
 
@@ -87,7 +84,7 @@ def read_label_table(uri: str) -> LabelTable:
         def describe(row: int) -> str:
             code = codes[row]
             more = f" (and {num_of[code] - 1} more rows)" if num_of[code] > 1 else ""
-            return f"Target {targets[row].as_py()!r} of {ids[row].as_py()!r}: {wrong[code]}{more}"
+            return f"Target {told(targets[row].as_py())} of {told(ids[row].as_py())}: {wrong[code]}{more}"
 
         table.refuse(rows, describe, more="kinds of Target")
     labels = pa.array(sets, LABELS).take(targets.indices)
@@ -115,7 +112,7 @@ def read_split_table(uri: str, *, prefer: Literal["split", "fold"] = "split") ->
         raise InputError(f"{uri}: no column 'split' - `hpa-ray split split.output={uri}` writes such a file")
     ids = table["Id"]
     again = np.flatnonzero(repeated(ids))
-    table.refuse(again, lambda row: f"Id {ids[row].as_py()!r} stands more than once - an image belongs to one part")
+    table.refuse(again, lambda row: f"Id {told(ids[row].as_py())} stands more than once - an image belongs to one part")
     if table.problems:
         raise InputError(*table.problems)
     return SplitTable(ids, parts)
@@ -126,14 +123,16 @@ def read_group_table(uri: str) -> GroupTable:
     table = CsvFile(uri, ["Id", "group"])
     ids, groups = table["Id"], table["group"]
     unnamed = np.flatnonzero(pc.equal(groups, "").to_numpy(zero_copy_only=False))
-    table.refuse(unnamed, lambda row: f"Id {ids[row].as_py()!r} has no group - leave its row out if it stands alone")
+    table.refuse(
+        unnamed, lambda row: f"Id {told(ids[row].as_py())} has no group - leave its row out if it stands alone"
+    )
     order, again_N = hash_order(ids)
     places = np.flatnonzero(again_N)
     codes = groups.indices.to_numpy()
     differ = codes[order[places]] != codes[order[places - 1]]
     table.refuse(
         np.sort(order[places[differ]]),
-        lambda row: f"Id {ids[row].as_py()!r} is in a second group, {groups[row].as_py()!r} - keep one row",
+        lambda row: f"Id {told(ids[row].as_py())} is in a second group, {told(groups[row].as_py())} - keep one row",
     )
     if table.problems:
         raise InputError(*table.problems)
@@ -176,10 +175,10 @@ def _strings(words: Words) -> pa.Array:
 def _usable_ids(table: CsvFile, rule: str) -> np.ndarray:
     """(N,) bool: the Id can name files and has not stood before."""
     ids = table["Id"]
-    good: np.ndarray = pc.match_substring_regex(ids, f"^{ID_CHARACTERS}$").to_numpy(zero_copy_only=False)
-    table.refuse(np.flatnonzero(~good), lambda row: f"Id {ids[row].as_py()!r} - {rule}")
+    good = are_ids(ids)
+    table.refuse(np.flatnonzero(~good), lambda row: f"Id {told(ids[row].as_py())} - {rule}")
     again = repeated(ids)
-    table.refuse(np.flatnonzero(again), lambda row: f"Id {ids[row].as_py()!r} stands more than once - keep one row")
+    table.refuse(np.flatnonzero(again), lambda row: f"Id {told(ids[row].as_py())} stands more than once - keep one row")
     usable: np.ndarray = good & ~again
     return usable
 

@@ -20,12 +20,16 @@ from torch import Tensor
 
 from hpa_ray.config.architectures import TIMM
 from hpa_ray.errors import InputError
+from hpa_ray.model.checksum import CARD_KEY, is_intact
 from hpa_ray.model.timm_models import timm_weights
+from hpa_ray.model.torch_zip import verified
 from hpa_ray.storage import read_bytes, shown
 
 ENDINGS = (".pth", ".pt", ".safetensors")
 WRAPPERS = ("state_dict", "model")
 """Keys under which training programs keep the weights."""
+MAX_WRAPPERS = 4
+"""Around each other."""
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 """What DDP, torch.compile and our Classifier put before the names; what else such a file holds is not the backbone."""
 
@@ -61,7 +65,11 @@ def parse(content: bytes, where: str) -> Given:
     try:
         if content[8:9] == b"{":  # a safetensors file: the length of its header, then the header
             found: Any = load_safetensors(content)
-            stains = _stains(content)
+            metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+            card = json.loads(metadata.get(CARD_KEY, "null"))
+            if not is_intact(card, found):
+                raise ValueError("damaged, its checksum does not fit")
+            stains = tuple(card["channels"]) if isinstance(card, dict) and "channels" in card else None
         else:
             found = _unpickled(content)
     except UnpicklingError as error:  # its own message tells to load it without this protection
@@ -70,8 +78,9 @@ def parse(content: bytes, where: str) -> Given:
     except Exception as error:  # damaged files give some fifteen kinds of errors, C library included
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{where}: not a file of weights ({reason})") from error
-    while isinstance(found, dict) and (key := next((k for k in WRAPPERS if isinstance(found.get(k), dict)), None)):
-        found = found[key]
+    for _ in range(MAX_WRAPPERS):  # a dictionary may hold itself
+        if isinstance(found, dict):
+            found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), dict)), found)
     pairs = found.items() if isinstance(found, dict) else ()
     if not pairs or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in pairs):
         raise InputError(
@@ -85,23 +94,11 @@ def parse(content: bytes, where: str) -> Given:
 def _unpickled(content: bytes) -> Any:
     stream = io.BytesIO(content)
     if zipfile.is_zipfile(stream):  # else of the time before PyTorch 1.6, as some of torchvision's still are
-        with zipfile.ZipFile(stream) as archive:
-            damaged = archive.testzip()  # torch itself takes changed weights: it does not look at the checksums
-        if damaged is not None:
-            raise ValueError(f"checksum of {damaged}")
+        stream = verified(content)
     elif not content.startswith(b"\x80"):
         raise ValueError("neither of torch.save nor of safetensors")
     stream.seek(0)
     return torch.load(stream, map_location="cpu", weights_only=True)
-
-
-def _stains(content: bytes) -> Sequence[str] | None:
-    """The stains of a model file of ours."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    try:
-        return tuple(json.loads(header["__metadata__"]["hpa_ray"])["channels"])
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _published(name: str, weights: str) -> Given:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hpa_ray import __version__
 from hpa_ray.page.sections import Cell, Column, Figure, Section, Table
 from hpa_ray.progress import one_line
+from hpa_ray.redact import redact
 
 if TYPE_CHECKING:
     import jinja2
@@ -129,7 +130,8 @@ def _kind(block: Any) -> str:
 
 
 def _finalize(value: Any) -> Any:
-    """Characters that can not be seen, or turn the line around, are written out."""
-    if isinstance(value, str) and not value.isprintable() and not hasattr(value, "__html__"):
-        return "\n".join(one_line(line) for line in value.split("\n"))
-    return value
+    """Characters that can not be seen, or turn the line around, are written out; secrets are left out."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    text = redact(value)
+    return text if text.isprintable() else "\n".join(one_line(line) for line in text.split("\n"))

@@ -1,6 +1,7 @@
 """Decoded images on disk: uncompressed Arrow IPC files with rows of one size, and an index that is written last."""
 
 from hpa_ray.shards.format import (
+    CHECKSUMS_FILE,
     CHUNK_ROWS,
     INDEX_FILE,
     MANIFEST_FILE,
@@ -10,10 +11,12 @@ from hpa_ray.shards.format import (
     check_files,
     encode_shard,
     read_index,
+    write_index,
 )
 from hpa_ray.shards.reader import ShardSource, open_shards
 
 __all__ = [
+    "CHECKSUMS_FILE",
     "CHUNK_ROWS",
     "INDEX_FILE",
     "MANIFEST_FILE",
@@ -25,4 +28,5 @@ __all__ = [
     "encode_shard",
     "open_shards",
     "read_index",
+    "write_index",
 ]

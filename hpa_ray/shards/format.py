@@ -14,14 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hpa_ray.channels import STAIN_ORDER, STAINS
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES, VOCABULARY
+from hpa_ray.progress import one_line
 from hpa_ray.schema import shard_row
-from hpa_ray.storage import join, list_files, read_bytes
+from hpa_ray.shards.seal import SEAL, is_intact, sealed
+from hpa_ray.storage import join, list_files, read_bytes, shown, write_json
 
 FORMAT = "hpa-ray-shards"
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
+"""3: checksums of the images, the manifest and the index; 2: several sources, 16-bit files; 1 and 2 are read."""
+READABLE_VERSIONS = (1, 2, 3)
 INDEX_FILE = "index.json"
 MANIFEST_FILE = "manifest.arrow"
+CHECKSUMS_FILE = "checksums.arrow"
+"""The CRC-32 of the pixels of every image, in the order of the manifest: what is read of a shard is a few images."""
 CHUNK_ROWS = 64
 """Images per record batch, and per chunk of the order in which a training run reads them."""
 
@@ -51,7 +56,7 @@ class SourceEntry(_Stored):
     @classmethod
     def of(cls, uri: str, num_images: int, mean: tuple[float, ...], std: tuple[float, ...]) -> "SourceEntry":
         """Named by the last two words of its folder: where a user keeps files is nobody else's business."""
-        name = "/".join(uri.partition("?")[0].rstrip("/").split("/")[-2:])
+        name = "/".join(shown(uri).rstrip("/").split("/")[-2:])
         return cls(name=name, num_images=num_images, mean=mean, std=std)
 
 
@@ -74,16 +79,31 @@ class ShardIndex(_Stored):
     std: tuple[float, ...]
     sources: tuple[SourceEntry, ...]
     class_counts: tuple[int, ...]
-    chunk_rows: int = Field(ge=1)
+    chunk_rows: int = Field(ge=1, le=2**31 - 1)
     shards: tuple[ShardEntry, ...]
+    manifest_sha256: str
+    """Of the file MANIFEST_FILE; empty before version 3, as the two below."""
+    checksums_sha256: str
+    """Of the file CHECKSUMS_FILE."""
+    checksum: str = ""
+    """Of this index, as `seal` makes it when it is written."""
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, value: Any) -> Any:
-        """Version 1 had 8-bit files of one source."""
-        if isinstance(value, dict) and value.get("version") == 1:
-            return {"white_level": 65535, "sources": ()} | value
+    def _from_earlier_version(cls, value: Any) -> Any:
+        """Version 1 had 8-bit files of one source, version 2 no checksums but those of whole shards."""
+        if isinstance(value, dict) and value.get("version") in (1, 2):
+            value = {"manifest_sha256": "", "checksums_sha256": ""} | value
+            if value["version"] == 1:
+                value = {"white_level": 65535, "sources": ()} | value
         return value
+
+
+def write_index(folder: str, index: ShardIndex) -> ShardIndex:
+    """Write the index with its checksum, the last file of a folder; returns it as it is read back."""
+    content = sealed(index.model_dump(mode="json", exclude={SEAL}))
+    write_json(join(folder, INDEX_FILE), content)
+    return ShardIndex.model_validate(content)
 
 
 def encode_shard(image_ids: Sequence[str], pixels_BCSS: np.ndarray) -> tuple[pa.Buffer, tuple[int, ...]]:
@@ -121,13 +141,19 @@ def read_index(folder: str) -> ShardIndex:
         ) from error
     except OSError as error:
         raise InputError(f"{uri}: cannot be read ({error})") from error
-    _refuse_newer(uri, data)
+    content = _parsed(data)
+    version = content.get("version")
+    if isinstance(version, int) and version > FORMAT_VERSION:  # it may have fields that this program knows nothing of
+        known = ", ".join(map(str, READABLE_VERSIONS[:-1]))
+        advice = "update the program"
+        raise InputError(f"{uri}: version is {version}, this program reads {known} and {FORMAT_VERSION} - {advice}")
     try:
         index = ShardIndex.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{uri}: not an index of this version ({where}: {first['msg']}) - prepare again") from error
+        reason = one_line(f"{where}: {first['msg']}"[:200])
+        raise InputError(f"{uri}: not an index of this version ({reason}) - prepare again") from error
     for name, found, expected in (
         ("format", index.format, FORMAT),
         ("version", index.version, index.version if index.version in READABLE_VERSIONS else FORMAT_VERSION),
@@ -135,21 +161,21 @@ def read_index(folder: str) -> ShardIndex:
         ("stain_order", index.stain_order, STAIN_ORDER),
     ):
         if found != expected:
-            raise InputError(f"{uri}: {name} is {found!r}, this program reads {expected!r} - prepare again")
+            raise InputError(f"{uri}: {name} is {found!r:.100}, this program reads {expected!r} - prepare again")
     if not _adds_up(index):
         raise InputError(f"{uri}: its numbers contradict each other - delete the folder and prepare again")
+    if (index.version >= 3 or index.checksum) and not is_intact(content):
+        raise InputError(f"{uri}: damaged (its checksum does not fit) - delete the folder and prepare again")
     return index
 
 
-def _refuse_newer(uri: str, data: bytes) -> None:
-    """A later version may have fields that this one knows nothing of: say that rather than name them."""
+def _parsed(data: bytes) -> dict[str, Any]:
+    """The object of a JSON file, an empty one if it holds none; what is wrong with it is told by the model."""
     try:
-        version = json.loads(data)["version"]
-    except (ValueError, TypeError, LookupError):
-        return  # not even an index; what it lacks is told below
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        known = " and ".join(map(str, READABLE_VERSIONS))
-        raise InputError(f"{uri}: version is {version}, this program reads {known} - update the program")
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def check_files(folder: str, index: ShardIndex) -> None:
@@ -178,13 +204,14 @@ def _adds_up(index: ShardIndex) -> bool:
         sum(source.num_images for source in index.sources) == (index.num_images if index.sources else 0),
         sum(entry.rows for entry in index.shards) == index.num_images,
     ]
-    for entry in index.shards:
-        batches = [min(index.chunk_rows, entry.rows - start) for start in range(0, entry.rows, index.chunk_rows)]
-        fit.append(
-            len(entry.offsets) == len(batches)
-            and all(
-                0 <= offset <= entry.bytes - rows * row_bytes
-                for offset, rows in zip(entry.offsets, batches, strict=True)
-            )
-        )
-    return all(fit)
+    return all(fit) and all(_offsets_fit(entry, index.chunk_rows, row_bytes) for entry in index.shards)
+
+
+def _offsets_fit(entry: ShardEntry, chunk_rows: int, row_bytes: int) -> bool:
+    """Whether there is one for each batch, with room for its pixels."""
+    if len(entry.offsets) != -(-entry.rows // chunk_rows):  # first: a damaged number of rows may be any
+        return False
+    batches = [min(chunk_rows, entry.rows - start) for start in range(0, entry.rows, chunk_rows)]
+    return all(
+        0 <= offset <= entry.bytes - rows * row_bytes for offset, rows in zip(entry.offsets, batches, strict=True)
+    )

@@ -10,12 +10,13 @@ import functools
 import math
 import os
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
 from hpa_ray.errors import InputError
+from hpa_ray.storage.retry import SLOWEST_BYTES_PER_S
 from hpa_ray.storage.settings import Settings, settings
 from hpa_ray.storage.uris import scheme_of, shown, split_query
 
@@ -27,8 +28,8 @@ ENVIRONMENT = (
     *("AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_BASE_URL", "GOOGLE_SERVICE_ACCOUNT"),
 )
 """A change of any of these opens buckets anew."""
-SLOWEST_UPLOAD = 1e6
-"""Bytes per second that an upload may always fall to: the answer to a put comes only after all its bytes went out."""
+LARGEST_GET_BYTES = 8 * 2**20
+"""Read by one request; more by several, so that a time limit for the whole request holds off no slow connection."""
 KEYS_LAST = timedelta(minutes=5)
 """For which keys of a role are taken as valid: botocore renews them a quarter of an hour before they end."""
 S3_HINT = (
@@ -41,17 +42,37 @@ GS_HINT = (
 )
 
 
-@dataclass(frozen=True, eq=False)
 class Bucket:
-    client: Any = None
-    hint: str = ""
-    """What to do if access is denied."""
-    deletes_many: bool = False
-    """By one request."""
+    """Clients for one bucket and one set of keys; they differ in how long they wait for an answer."""
+
+    def __init__(self, make: Callable[[float], Any], hint: str, *, has_keys: bool, deletes_many: bool = False) -> None:
+        self.hint, self.has_keys, self.deletes_many = hint, has_keys, deletes_many
+        """What to do if access is denied; whether requests are signed; whether one deletes many objects."""
+        self.granted: set[str] = set()
+        """Kinds of signed requests that were allowed: one that is refused later may have keys that ran out."""
+        self.num_other_tags = 0
+        """Objects whose e-tag looks like a checksum of their bytes, and was none."""
+        self._make = make
+        self._clients: dict[float, Any] = {}
+        self._lock = threading.Lock()
+
+    def client(self, num_bytes: int = 0) -> Any:
+        """num_bytes: how much is about to be sent; the answer comes only after all of it went out."""
+        longer = 1 + 2 * num_bytes / SLOWEST_BYTES_PER_S / settings().timeout_s
+        timeout_s = settings().timeout_s * 2 ** int(math.log2(longer))  # few different ones: each has its connections
+        with self._lock:
+            if timeout_s not in self._clients:
+                self._clients[timeout_s] = self._make(timeout_s)
+            return self._clients[timeout_s]
+
+    def look_up_keys(self) -> None:
+        """Those in use are refused; others may have been put in their place."""
+        with self._lock:
+            self._clients.clear()
 
 
-def open_bucket(uri: str, num_bytes: int = 0) -> tuple[Bucket, str]:
-    """The bucket of a URI and the name in it; num_bytes: how much is about to be sent.
+def open_bucket(uri: str) -> tuple[Bucket, str]:
+    """The bucket of a URI and the name in it.
 
     Raises InputError for options and settings that make no sense, PermissionError without credentials.
     """
@@ -63,19 +84,15 @@ def open_bucket(uri: str, num_bytes: int = 0) -> tuple[Bucket, str]:
     if not name:
         raise InputError(f"{scheme}://: names no bucket - write {scheme}://BUCKET/FOLDER")
     environment = tuple(os.environ.get(variable) for variable in ENVIRONMENT)
-    longer = 1 + 2 * num_bytes / SLOWEST_UPLOAD / settings().timeout_s
-    timeout_s = settings().timeout_s * 2 ** int(math.log2(longer))  # few different ones: each has its connections
     with _lock:
-        return _open("s3" if scheme == "s3" else "gs", name, query, settings(), environment, timeout_s), key.strip("/")
+        return _open("s3" if scheme == "s3" else "gs", name, query, settings(), environment), key.strip("/")
 
 
 _lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=64)
-def _open(
-    scheme: str, name: str, query: str, given: Settings, environment: tuple[str | None, ...], timeout_s: float
-) -> Bucket:
+def _open(scheme: str, name: str, query: str, given: Settings, environment: tuple[str | None, ...]) -> Bucket:
     options = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True))
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise InputError(f"{scheme}://{name}: unknown option {unknown[0]} - known are {', '.join(OPTIONS)}")
@@ -84,13 +101,15 @@ def _open(
     if endpoint and "://" not in endpoint:
         endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
     if scheme == "gs":
-        return _open_gs(name, endpoint, anonymous, timeout_s)
-    return _open_s3(name, options.get("region"), endpoint, anonymous, given, timeout_s)
+        return Bucket(functools.partial(_open_gs, name, endpoint, anonymous), GS_HINT, has_keys=not anonymous)
+    hint = "it is not public - unset storage.anonymous and " + S3_HINT.partition(";")[0] if anonymous else S3_HINT
+    make = functools.partial(_open_s3, name, options.get("region"), endpoint, anonymous, given)
+    return Bucket(make, hint, has_keys=not anonymous, deletes_many=True)
 
 
 def _open_s3(
     name: str, region: str | None, endpoint: str | None, anonymous: bool, given: Settings, timeout_s: float
-) -> Bucket:
+) -> Any:
     from obstore.store import S3Store
 
     env = os.environ.get
@@ -114,19 +133,17 @@ def _open_s3(
         region = "us-east-1" if endpoint else _region_of(name)
     if endpoint:
         access["endpoint"] = _checked(endpoint)
-    client = S3Store(name, region=region, **_client(endpoint, timeout_s), **access)
-    hint = "it is not public - unset storage.anonymous and " + S3_HINT.partition(";")[0] if anonymous else S3_HINT
-    return Bucket(client, hint, deletes_many=True)
+    return S3Store(name, region=region, **_client(endpoint, timeout_s), **access)
 
 
-def _open_gs(name: str, endpoint: str | None, anonymous: bool, timeout_s: float) -> Bucket:
+def _open_gs(name: str, endpoint: str | None, anonymous: bool, timeout_s: float) -> Any:
     from obstore.store import GCSStore
 
     endpoint = endpoint or os.environ.get("GOOGLE_BASE_URL")
     access: dict[str, Any] = {"skip_signature": True} if anonymous else {}
     if endpoint:
         access["base_url"] = _checked(endpoint)
-    return Bucket(GCSStore(name, **_client(endpoint, timeout_s), **access), GS_HINT)
+    return GCSStore(name, **_client(endpoint, timeout_s), **access)
 
 
 def _client(endpoint: str | None, timeout_s: float) -> dict[str, Any]:
@@ -136,8 +153,8 @@ def _client(endpoint: str | None, timeout_s: float) -> dict[str, Any]:
         "client_options": {
             "allow_http": bool(endpoint and endpoint.startswith("http://")),
             "connect_timeout": f"{int(1000 * min(timeout_s, 10))}ms",
-            "read_timeout": f"{int(1000 * timeout_s)}ms",  # without a byte; however long a file takes in all
-            "timeout": "7d",
+            "read_timeout": f"{int(1000 * timeout_s)}ms",  # without a byte
+            "timeout": f"{int(1000 * (timeout_s + 2 * LARGEST_GET_BYTES / SLOWEST_BYTES_PER_S))}ms",  # drop by drop
         },
     }
 

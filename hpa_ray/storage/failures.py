@@ -6,21 +6,24 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hpa_ray.storage.retry import TRANSIENT_STATUS, Transient
+from hpa_ray.storage.retry import Transient, is_passing
 from hpa_ray.storage.settings import settings
 from hpa_ray.storage.uris import shown
 
 STATUS = re.compile(r"non-2xx status code: (\d{3})\s?([A-Za-z ]*)")
 CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")  # of a request, of one key of a bulk deletion
 CAUSE = re.compile(r'(?:message|error): "([^"]+)"')
-TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted"}
+TRANSIENT_CODES = {
+    *("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted"),
+    *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),  # what was sent has arrived changed
+}
 DENIED_CODES = {"AccessDenied", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
 ROLE_SERVICES = ("169.254.169.254", "computeMetadata", "token request")
 
 
 @contextmanager
-def told(uri: str, hint: str) -> Iterator[None]:
-    """Around one request of obstore. `hint`: what to do if access is denied."""
+def told(uri: str, hint: str, *, granted: bool) -> Iterator[None]:
+    """Around one request of obstore. hint: what to do if access is denied; granted: it was not, at an earlier time."""
     from obstore.exceptions import BaseError
 
     try:
@@ -30,11 +33,13 @@ def told(uri: str, hint: str) -> Iterator[None]:
     except ValueError as error:  # of a name that no object can have
         raise OSError(errno.EINVAL, _first_line(str(error)), shown(uri)) from error
     except BaseError as error:
-        raise failure(uri, str(error), hint) from error
+        raise failure(uri, str(error), hint, granted=granted) from error
 
 
-def failure(uri: str, message: str, hint: str) -> Exception:
+def failure(uri: str, message: str, hint: str, *, granted: bool) -> Exception:
     """Transient, or the error that ends the matter.
+
+    A denial of what was granted before may pass: keys that ran out are renewed, by the store or by other programs.
 
     obstore has one exception for most failures: the status, the code of the service and the kind of a broken
     connection are only in its text, whose second part is the debug form of the inner error.
@@ -44,9 +49,12 @@ def failure(uri: str, message: str, hint: str) -> Exception:
     status = int(found[1]) if found else None
     code = next((code[1] or code[2] for code in [CODE.search(text)] if code), "")
     reason = " ".join(str(word) for word in (status, code or (found[2].strip() if found else "")) if word)
-    if status in TRANSIENT_STATUS or code in TRANSIENT_CODES:
+    if (status and is_passing(status)) or code in TRANSIENT_CODES:
         return Transient(reason)
-    if status in (401, 403) or code in DENIED_CODES or text.startswith("The operation lacked"):
+    denied = status in (401, 403) or code in DENIED_CODES or text.startswith("The operation lacked")
+    if granted and (denied or (status == 400 and not code)):  # Amazon answers HEAD with expired keys by 400 and no code
+        return Transient(reason or _first_line(text), hint=hint)
+    if denied:
         return PermissionError(errno.EACCES, f"access denied ({reason or _first_line(text)}): {hint}", shown(uri))
     if any(service in text for service in ROLE_SERVICES):  # no keys, and this machine has no role either
         return PermissionError(errno.EACCES, f"no credentials: {hint}", shown(uri))
@@ -66,7 +74,7 @@ def failure(uri: str, message: str, hint: str) -> Exception:
 def _broken(text: str, debug: str) -> str:
     """Why a connection gave no whole answer."""
     if "kind: Timeout" in debug or "TimedOut" in debug:
-        return f"no answer within {settings().timeout_s:g} s"
+        return f"no answer within {settings().timeout_s:g} s (storage.timeout_s)"
     if "IncompleteBody" in debug:
         return "the answer was cut short"
     cause = CAUSE.search(debug)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hpa_ray.redact import redacted
 from hpa_ray.storage.local import LocalFiles
 from hpa_ray.storage.remote import Backend, RemoteFile
 from hpa_ray.storage.uris import absolute, is_local, scheme_of
@@ -40,7 +41,8 @@ def write_bytes(uri: str, data: "bytes | pa.Buffer") -> None:
 
 
 def write_json(uri: str, value: Any) -> None:
-    write_bytes(uri, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    """The file may be read by others than who may read the data: secrets in its texts are left out."""
+    write_bytes(uri, (json.dumps(redacted(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_parquet(uri: str, table: pa.Table) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 from hpa_ray.storage.files import read_bytes
+from hpa_ray.storage.retry import Unreachable
 from hpa_ray.storage.settings import settings
 from hpa_ray.storage.threads import pool
 from hpa_ray.storage.uris import is_local
@@ -14,7 +15,7 @@ AHEAD = 2
 
 
 def read_many(uris: Sequence[str]) -> Iterator[bytes | OSError]:
-    """The content of each file, or why it can not be read, in order.
+    """The content of each file, or why it can not be read, in order. Raises Unreachable: that is no file's fault.
 
     Remote files are fetched ahead of the consumer by Settings.concurrency threads, which all calls in this process
     share; at most twice as many files are held. Local ones are read when their turn comes.
@@ -41,5 +42,7 @@ def _result(item: "str | Future[bytes | OSError]") -> bytes | OSError:
 def _read(uri: str) -> bytes | OSError:
     try:
         return read_bytes(uri)
+    except Unreachable:
+        raise
     except OSError as error:
         return error

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from hpa_ray.storage.retry import Transient
+from hpa_ray.storage.retry import Transient, retried
 from hpa_ray.storage.uris import shown
 
 
@@ -42,12 +42,20 @@ class RemoteFile(io.RawIOBase):
     def size(self) -> int:
         return self._num_bytes
 
-    def read_at(self, nbytes: int, offset: int) -> bytes:
-        """`nbytes` from `offset`, fewer at the end of the file."""
+    def read_at(self, nbytes: int, offset: int, is_right: Callable[[bytes], bool] | None = None) -> bytes:
+        """`nbytes` from `offset`, fewer at the end of the file.
+
+        What is not right may have changed on its way and is read again; where the same comes twice, it is stored so.
+        """
         if nbytes < 0 or offset < 0:
             raise ValueError(f"{nbytes=} {offset=}: a range begins inside the file")
         nbytes = min(nbytes, self._num_bytes - offset)
-        return self._read_range(offset, nbytes) if nbytes > 0 else b""
+        if nbytes <= 0:
+            return b""
+        if is_right is None:
+            return self._read_range(offset, nbytes)
+        doubt = Doubt()
+        return retried(self._uri, lambda: doubt.settle(data := self._read_range(offset, nbytes), is_right(data)))
 
     def read_buffer(self, nbytes: int | None = None) -> pa.Buffer:
         return pa.py_buffer(self.read(-1 if nbytes is None else nbytes))
@@ -78,6 +86,20 @@ class RemoteFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+
+class Doubt:
+    """Tells bytes that have changed on their way from those that are stored so: only these come twice."""
+
+    def __init__(self) -> None:
+        self._before: bytes | None = None
+
+    def settle(self, data: bytes, is_right: bool) -> bytes:
+        """The data. Raises Transient for what is not right and has not come before."""
+        if not is_right and data != self._before:
+            self._before = data
+            raise Transient("the bytes do not fit their checksum")
+        return data
 
 
 def check_length(data: bytes, expected: int) -> bytes:

@@ -37,7 +37,12 @@ def split_query(uri: str) -> tuple[str, str]:
 
 
 def shown(uri: str) -> str:
-    """As it may stand in a message: without a name and password, and without the query, which may be a signature."""
+    """As it may stand in a message: without a name and password, and without the query, which may be a signature.
+
+    Of addresses within each other, as fsspec has them (zip://a::https://host/b), every one.
+    """
+    if "::" in uri and "://" in uri:
+        return "::".join(map(shown, uri.split("::")))
     base, _ = split_query(uri)
     scheme, colon, rest = base.rpartition("://")
     host, slash, path = rest.partition("/")

@@ -179,9 +179,11 @@ def _write_chunk(images: Path, chunk: Chunk, image_size: int, seed: int) -> int:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
+    """Writes a file so that it is there whole or not at all; through a link that somebody has put there, never."""
     unfinished = path.with_name(path.name + ".tmp")
+    unfinished.unlink(missing_ok=True)
     try:
+        unfinished.touch(exist_ok=False)
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
     except OSError:

@@ -1,6 +1,7 @@
 """Buckets on a real Ray cluster: workers use the keys of the driver, and hand back how often they had to repeat."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+
+def session_of_ray() -> Path:
+    """Where Ray keeps its logs and events."""
+    import ray
+
+    return Path(tempfile.gettempdir(), "ray", ray.get_runtime_context().get_session_name())
+
+
+def files_with(text: bytes, folder: Path) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    return [path for path in files if text in path.read_bytes()]
 
 
 def test_prepare_and_train_in_a_bucket_that_fails_now_and_then(
@@ -51,6 +65,7 @@ def test_prepare_and_train_in_a_bucket_that_fails_now_and_then(
             assert trained["storage_retries"] > 0
             assert trained["num_images"] == 24
             assert list_files("s3://hpa/runs/two/checkpoints").keys() == {"epoch-0001.pt"}
+            assert files_with(SECRET_KEY.encode(), session_of_ray()) == []
         finally:
             storage.configure(storage.Settings())
             storage.take_retries()

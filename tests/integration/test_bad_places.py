@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import disks
 import pytest
 from bad_data import ADVICE, CELL, FUZZ, NO_IMAGES, Data, call, done, files_below, first_images, refused, training
 from hypothesis import given
@@ -175,16 +176,12 @@ def test_any_places(data: Data, words: list[str]) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 2 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or (tried := subprocess.run(mount, capture_output=True, text=True)).returncode:
-        reason = "no mount command" if shutil.which("mount") is None else tried.stderr.strip()
-        pytest.skip(f"a small disk can not be mounted here ({reason}); it takes Linux and root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            disk = stack.enter_context(disks.small_disk(tmp_path / "disk", 2**21))
+        except OSError as error:
+            pytest.skip(f"a small disk can not be mounted here ({error}); it takes Linux and root")
+        yield disk
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(data: Data, small_disk: Path) -> None:
@@ -238,7 +235,10 @@ def test_a_disk_that_fills_up_on_the_way(whole: Data, small_disk: Path) -> None:
     assert noted
     assert all(path.stat().st_mtime_ns == finished[path] for path in finished if path.stem in noted)
     assert sorted(path.name for path in output.iterdir()) == sorted(
-        ["index.json", "manifest.arrow", "rejected.parquet", *(f"shard-0000{n}.arrow" for n in range(3))]
+        [
+            *("checksums.arrow", "index.json", "manifest.arrow", "rejected.parquet"),
+            *(f"shard-0000{n}.arrow" for n in range(3)),
+        ]
     )
 
 

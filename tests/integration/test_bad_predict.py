@@ -35,7 +35,8 @@ def test_models_that_are_none(data: Data, model_file: Path) -> None:
 
     card = json.loads(header["__metadata__"]["hpa_ray"])
     other_names = {f"x{name}": value for name, value in header.items() if name != "__metadata__"}
-    renamed = json.dumps({"__metadata__": header["__metadata__"], **other_names}).encode()
+    without_checksum = {"hpa_ray": json.dumps({name: value for name, value in card.items() if name != "checksum"})}
+    renamed = json.dumps({"__metadata__": without_checksum, **other_names}).encode()
     for content, reason in (
         (b"", "not a model file of this program ("),
         (b"x" * 100, "not a model file of this program ("),
@@ -50,6 +51,7 @@ def test_models_that_are_none(data: Data, model_file: Path) -> None:
             with_header({"__metadata__": {"hpa_ray": json.dumps(card | {"model": {"name": "vit"}})}}),
             "not a model file of this program (",
         ),
+        (good[:-1] + bytes([good[-1] ^ 1]), "damaged (its checksum does not fit) - bring back a good copy of it"),
         (
             len(renamed).to_bytes(8, "little") + renamed + good[8 + length :],
             "the weights do not fit resnet18 (",

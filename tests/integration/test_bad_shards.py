@@ -51,8 +51,8 @@ def damage(shards: Path, how: str) -> str:
         index.write_text("{}")
         return f"{index}: not an index of this version (format: Field required) - prepare again"
     if how == "version":
-        edit_index(shards, version=3)
-        return f"{index}: version is 3, this program reads 1 and 2 - update the program"
+        edit_index(shards, version=4)
+        return f"{index}: version is 4, this program reads 1, 2 and 3 - update the program"
     if how == "vocabulary":
         edit_index(shards, vocabulary="other-35")
         return f"{index}: vocabulary is 'other-35', this program reads 'hpa-28' - prepare again"
@@ -82,10 +82,10 @@ def damage(shards: Path, how: str) -> str:
         return f"{shards}/manifest.arrow: cannot be read ("
     if how == "other manifest":
         shutil.copy(VERSION_1 / "manifest.arrow", shards)
-        return f"{shards}/manifest.arrow: does not fit the index beside it - prepare again"
+        return f"{shards}/manifest.arrow: does not fit the index beside it - delete the folder and prepare again"
     assert how == "manifest"
     (shards / "manifest.arrow").write_bytes(b"ARROW1")
-    return f"{shards}/manifest.arrow: cannot be read ("
+    return f"{shards}/manifest.arrow: does not fit the index beside it - delete the folder and prepare again"
 
 
 DAMAGES = ["no index", "no folder", "no json", "not ours", "version", "vocabulary", "white level", "mean", "sources"]

@@ -23,7 +23,10 @@ from hpa_ray.storage import Settings, join
 BUCKET = "bucket"
 PAGE = 100
 """Objects per request of a listing, a tenth of what Amazon gives."""
-KINDS = ["slow_down", "server_error", "too_many", "stall", "cut", "reset"]
+KINDS = [
+    *("slow_down", "server_error", "too_many", "bad_gateway", "gateway_timeout"),
+    *("stall", "stall_body", "cut", "reset", "reset_body"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +186,7 @@ def test_many_are_removed_at_once(store: ObjectStore, folder: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_fault_is_got_past_and_counted(store: ObjectStore, folder: str, kind: str) -> None:
     """Half of all requests break. All bytes arrive unchanged and each fault is one repeat, no more, no less."""
-    stall = kind == "stall"
+    stall = kind.startswith("stall")
     num_files = 6 if stall else 16
     contents = {f"{number}.bin": random_bytes(30_000 + number, number) for number in range(num_files)}
     uris = {join(folder, name): data for name, data in contents.items()}
@@ -243,9 +246,8 @@ def test_giving_up_tells_address_reason_and_attempts(store: ObjectStore, folder:
         storage.read_bytes(uri)
     assert store.counts.requests == {"GET": 2}
     assert storage.take_retries() == 1
-    [value] = storage.read_many([uri])
-    assert isinstance(value, OSError)
-    assert "given up" in (value.strerror or "")
+    with pytest.raises(storage.Unreachable, match="given up"):  # no fault of the file, so not a value
+        list(storage.read_many([uri]))
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
@@ -270,6 +272,103 @@ def test_a_failed_write_leaves_what_was_there(store: ObjectStore, folder: str, m
     big = random_bytes(11 * 2**20)
     storage.write_bytes(uri, big)
     assert store.get(BUCKET, key(uri)) == big
+
+
+def test_an_upload_that_breaks_off_is_never_seen(store: ObjectStore, folder: str) -> None:
+    uri = join(folder, "x")
+    storage.configure(Settings(max_attempts=3))
+    store.faults = Faults(reset_body=1.0, methods=("PUT",), max_in_a_row=None)
+    with pytest.raises(storage.Unreachable, match=r"no connection|connection lost|reset"):
+        storage.write_bytes(uri, random_bytes(3_000_000))
+    assert store.counts.faults == {"reset_body": 3}
+    assert not storage.exists(uri)
+    store.faults = Faults(reset_body=1.0, methods=("PUT",), max_in_a_row=2)
+    storage.write_bytes(uri, random_bytes(3_000_000))
+    assert store.get(BUCKET, key(uri)) == random_bytes(3_000_000)
+
+
+def test_a_large_file_is_read_in_parts_of_which_one_may_fail(
+    store: ObjectStore, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slow the connection: time limits are those of a part."""
+    monkeypatch.setattr("hpa_ray.storage.objects.LARGEST_GET_BYTES", 50_000)
+    uri, data = join(folder, "x"), random_bytes(260_000)
+    store.put(BUCKET, key(uri), data)
+    store.faults = Faults(cut=0.4, stall_body=0.1, stall_s=1, seed=4)
+    storage.configure(Settings(timeout_s=0.5))
+    assert storage.read_bytes(uri) == data
+    faults = store.counts.faults.total()
+    assert faults >= 2
+    assert store.counts.requests["GET"] in (6 + faults, 7 + faults)  # of the first one only the size is looked at
+    with storage.open_random_access(uri) as file:
+        assert file.read_at(200_000, 30_000) == data[30_000:230_000]
+
+
+def test_bytes_that_change_on_their_way_are_read_again(store: ObjectStore, folder: str) -> None:
+    uri, data = join(folder, "x"), random_bytes(30_000)
+    store.put(BUCKET, key(uri), data)
+    for kind in ("corrupt", "short", "wrong_etag"):
+        store.reset_counts()
+        store.faults = Faults(max_in_a_row=1, **{kind: 1.0})
+        assert storage.read_bytes(uri) == data
+        assert storage.take_retries() == 1
+    store.reset_counts()
+    store.faults = Faults(corrupt=1.0, max_in_a_row=3)
+    with storage.open_random_access(uri) as file:
+        assert isinstance(file, storage.RemoteFile)
+        assert file.read_at(9000, 500, lambda part: part == data[500:9500]) == data[500:9500]
+        assert storage.take_retries() == 3
+        store.faults = Faults()
+        assert file.read_at(9000, 500, lambda part: False) == data[500:9500]  # so it is stored
+        assert storage.take_retries() == 1
+
+
+def test_e_tags_that_are_no_checksums_are_found_out(store: ObjectStore, folder: str) -> None:
+    """As those of Amazon's encryption: what comes twice is what is stored, and after some they are not looked at."""
+    uris = [f"{join(folder, str(number))}?region=eu-north-1" for number in range(8)]  # a bucket that is opened anew
+    for uri in uris:
+        store.put(BUCKET, key(uri).partition("?")[0], uri.encode())
+    store.faults = Faults(wrong_etag=1.0, max_in_a_row=None)
+    assert [storage.read_bytes(uri) for uri in uris] == [uri.encode() for uri in uris]
+    assert store.counts.requests == {"GET": 4 * 2 + 4}
+    assert storage.take_retries() == 4
+
+
+def test_keys_that_run_out_are_looked_up_anew(
+    store: ObjectStore, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program beside this one renews those in ~/.aws/credentials."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    credentials = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+
+    def renew(name: str) -> None:
+        credentials.write_text(f"[default]\naws_access_key_id = {name}\naws_secret_access_key = x\n")
+
+    renew("old")
+    storage.write_bytes(join(folder, "x"), b"1")
+    assert storage.read_bytes(join(folder, "x")) == b"1"
+    store.faults = Faults(expired=1.0, key="old", max_in_a_row=None)
+    renewing = threading.Timer(0.1, renew, ["new"])
+    renewing.start()
+    monkeypatch.setattr("hpa_ray.storage.retry.FIRST_PAUSE_S", 0.1)
+    assert storage.read_bytes(join(folder, "x")) == b"1"
+    renewing.join()
+    storage.write_bytes(join(folder, "x"), b"2")
+    assert store.get(BUCKET, key(join(folder, "x"))) == b"2"
+    assert storage.take_retries() >= 1
+
+
+def test_a_denial_of_what_was_never_granted_is_told_at_once(store: ObjectStore, folder: str) -> None:
+    """As with keys that may only read."""
+    uri = f"{join(folder, 'x')}?region=eu-west-3"  # a bucket that is opened anew
+    store.put(BUCKET, key(uri).partition("?")[0], b"1")
+    assert storage.read_bytes(uri) == b"1"
+    store.faults = Faults(denied=1.0, methods=("PUT",), max_in_a_row=None)
+    with pytest.raises(PermissionError, match=r"access denied \(403 AccessDenied\): set storage.access_key"):
+        storage.write_bytes(uri, b"2")
+    assert storage.take_retries() == 0
 
 
 def test_reading_ahead_is_bounded_and_stops_with_the_consumer(
@@ -478,14 +577,16 @@ def test_a_web_server_with_faults(store: ObjectStore, kind: str) -> None:
     data = random_bytes(50_000)
     store.put(BUCKET, f"web/{kind}", data, public=True)
     uri = f"{store.proxy_endpoint}/{BUCKET}/web/{kind}?X-Amz-Signature=SECRET"
-    if kind == "stall":
+    if kind.startswith("stall"):
         storage.configure(Settings(timeout_s=0.3))
     store.faults = Faults(seed=1, stall_s=0.6, **{kind: 0.6})
     assert storage.read_bytes(uri) == data
     with storage.open_random_access(uri) as file:
         assert file.size() == len(data)
         assert b"".join(file.read_at(10_000, start) for start in range(0, 50_000, 10_000)) == data
-    assert storage.take_retries() >= store.counts.faults[kind] >= 2
+    injected = store.counts.faults[kind]
+    assert injected >= 2
+    assert storage.take_retries() >= injected - 1  # of the request for the size no body is read
     assert store.counts.requests["HEAD"] == 0
     storage.configure(Settings(max_attempts=1, timeout_s=0.2))
     store.faults = Faults(max_in_a_row=None, stall_s=0.4, **{kind: 1.0})
@@ -494,12 +595,90 @@ def test_a_web_server_with_faults(store: ObjectStore, kind: str) -> None:
     assert "SECRET" not in str(caught.value)
 
 
+def test_a_web_server_says_when_to_come_again(store: ObjectStore) -> None:
+    store.put(BUCKET, "web/later", b"1", public=True)
+    store.faults = Faults(too_many=1.0, most=1, retry_after_s=1)
+    began = time.monotonic()
+    assert storage.read_bytes(f"{store.proxy_endpoint}/{BUCKET}/web/later") == b"1"
+    assert 1 <= time.monotonic() - began < 5
+
+
 def test_a_signature_that_is_refused(store: ObjectStore) -> None:
     store.put(BUCKET, "private", b"1")
     with pytest.raises(PermissionError, match="403") as caught:
         storage.read_bytes(f"{store.proxy_endpoint}/{BUCKET}/private?signature=SECRET")
     assert "SECRET" not in str(caught.value)
     assert storage.take_retries() == 0
+
+
+# ---- how long is waited
+
+
+class Unfriendly(http.server.BaseHTTPRequestHandler):
+    """Answers that never come to an end."""
+
+    way = ""
+
+    def do_GET(self) -> None:
+        if self.way == "drop by drop":
+            self.send_response(200)
+            for name, value in {
+                "Content-Length": "5000",
+                "ETag": '"x"',
+                "Last-Modified": self.date_time_string(),
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+        for _ in range(5000 if self.way == "drop by drop" else 600):
+            time.sleep(0.05)
+            try:
+                if self.way == "drop by drop":
+                    self.wfile.write(b"x")
+            except OSError:
+                break
+
+    do_HEAD = do_PUT = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("way", ["silent", "drop by drop"])
+@pytest.mark.parametrize("client", ["s3", "http", "fsspec"])
+def test_no_client_waits_for_ever(client: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections are accepted and requests taken; s3a:// is s3fs, whose own time-out and repeats are 5 x 60 s."""
+    handler = type("Handler", (Unfriendly,), {"way": way})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    for name, value in ObjectStore(address).environment(direct=True).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("hpa_ray.storage.retry.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("hpa_ray.storage.buckets.SLOWEST_BYTES_PER_S", 1e9)  # else a whole part is waited for
+    monkeypatch.setattr("hpa_ray.storage.others.MAX_TIMEOUTS_PER_REQUEST", 2)
+    storage.configure(Settings(max_attempts=2, timeout_s=0.3))
+    uri = {"s3": f"s3://{BUCKET}/x", "http": f"{address}/x", "fsspec": f"s3a://{BUCKET}/x"}[client]
+    uses: list[Callable[[], object]] = [lambda: storage.read_bytes(uri)]
+    if client != "http" and way == "silent":
+        uses.append(lambda: storage.write_bytes(uri, random_bytes(20_000)))
+    try:
+        if client == "fsspec":
+            import s3fs  # takes a second
+
+            s3fs.S3FileSystem.clear_instance_cache()
+        for use in uses:
+            began = time.monotonic()
+            with pytest.raises(storage.Unreachable, match="given up after 2 attempts"):
+                use()
+            assert time.monotonic() - began < 15
+    finally:
+        storage.configure(Settings())
+        storage.take_retries()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 # ---- other processes

@@ -12,19 +12,21 @@ PACKAGE = Path(hpa_ray.__file__).parent
 
 # A stage imports only from lines above its own; neighbours do not know each other.
 LAYERS = (
+    ("redact",),
     ("errors",),
     ("channels", "labels", "storage", "progress", "known"),
     ("config", "schema", "page", "cluster", "output"),
     ("manifest", "shards", "augment", "model", "loss", "metrics", "synth", "figures"),
     ("ingest", "checkpoint"),
     ("stream", "check", "explore", "duplicates", "fetch"),
-    ("train", "predict"),
+    ("train", "predict", "doctor"),
     ("evaluate",),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
 RAY_RIM = {
     "cluster.py",
+    "doctor/nodes.py",
     "ingest/tasks.py",
     "stream/feed.py",
     "train/launch.py",
@@ -80,7 +82,7 @@ def test_the_package_and_the_readers_of_pixels_import_neither_torch_nor_ray() ->
     modules = (
         "hpa_ray, hpa_ray.config, hpa_ray.cli.main, hpa_ray.manifest, hpa_ray.ingest, hpa_ray.shards, hpa_ray.synth"
     )
-    modules += ", hpa_ray.stream, hpa_ray.metrics, hpa_ray.train, hpa_ray.cli.train_verb"
+    modules += ", hpa_ray.stream, hpa_ray.metrics, hpa_ray.train, hpa_ray.cli.train_verb, hpa_ray.cli.doctor_verb"
     heavy = run(f"import sys, {modules}; print(sorted({{'torch', 'ray', 'torchvision'}} & set(sys.modules)))")
     assert heavy.strip() == "[]"
 

@@ -1,6 +1,5 @@
 """What is chosen, which addresses are asked for, and the pace of the asking."""
 
-import email.utils
 import threading
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from hpa_ray.cli.main import main
 from hpa_ray.errors import InputError
 from hpa_ray.fetch import Manners, choose, class_gains, parse_address, parse_classes
 from hpa_ray.fetch.download import MAX_ALIKE, MAX_UNIT_IMAGES, _Guard, _units
-from hpa_ray.fetch.line import Line, Pace, Stopped, retry_after
+from hpa_ray.fetch.line import Line, Pace, Stopped
 from hpa_ray.fetch.unit import MAX_REFUSALS, REFUSED, UNAVAILABLE, Failure, Unit, Wanted
 from hpa_ray.labels import CLASS_TABLE
 from hpa_ray.manifest import LabelTable, read_label_table
@@ -148,18 +147,6 @@ def test_an_id_without_two_parts_is_refused() -> None:
     address = parse_address("https://host/{first}/{rest}_{color}.jpg")
     with pytest.raises(InputError, match="2 Ids such as 'whole'"):
         address.check_ids(["a_b", "whole", "end_"])
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7), ("0", 0), (None, None), ("soon", None), ("-3", None), ("", None)]
-)
-def test_a_retry_after_in_seconds(header: str | None, seconds: float | None) -> None:
-    assert retry_after(header) == seconds
-
-
-def test_a_retry_after_as_a_date() -> None:
-    assert retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) == pytest.approx(60, abs=2)
-    assert retry_after(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0
 
 
 def test_threads_share_a_pace() -> None:

@@ -224,6 +224,7 @@ def content_of(folder: Path) -> dict[str, str]:
 def test_shards_hold_the_pixels_of_the_files(noise: tuple[str, Manifest], tmp_path: Path) -> None:
     index = prepare_noise(noise, tmp_path)
     assert sorted(content_of(tmp_path)) == [
+        "checksums.arrow",
         "index.json",
         "manifest.arrow",
         "rejected.parquet",

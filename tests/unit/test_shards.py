@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpa_ray import storage
+from hpa_ray import redact, storage
 from hpa_ray.channels import STAINS
 from hpa_ray.config import DataConfig
 from hpa_ray.errors import InputError
@@ -24,7 +25,8 @@ from hpa_ray.ingest import ImageSource, prepare
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.manifest import open_images
 from hpa_ray.schema import MANIFEST_ROW
-from hpa_ray.shards import CHUNK_ROWS, ShardSource, encode_shard, open_shards, read_index
+from hpa_ray.shards import CHUNK_ROWS, ShardSource, encode_shard, open_shards, read_index, write_index
+from hpa_ray.shards.seal import is_intact, sealed
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "shards-v1"
 ARCHIVED_PIXELS = "67ad92c651d2500bc5ff8a3b48aa57c7c460aa9b9ad6d05e9d878c9856c7fdf6"
@@ -66,9 +68,19 @@ def copy(prepared: tuple[Path, np.ndarray], tmp_path: Path) -> Path:
 
 
 def change_index(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Write the index anew, with a checksum that fits: what is wrong with it must be seen in spite of that."""
     index = json.loads((folder / "index.json").read_text())
     change(index)
-    (folder / "index.json").write_text(json.dumps(index))
+    index.pop("checksum", None)
+    (folder / "index.json").write_text(json.dumps(sealed(index)))
+
+
+def write_checksums(folder: Path, pixels: np.ndarray) -> None:
+    table = pa.table({"crc32": pa.array([zlib.crc32(image) for image in pixels], pa.uint32())})
+    with pa.OSFile(str(folder / "checksums.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    digest = hashlib.sha256((folder / "checksums.arrow").read_bytes()).hexdigest()
+    change_index(folder, lambda index: index.update(checksums_sha256=digest))
 
 
 # what is written comes back
@@ -160,6 +172,7 @@ def test_a_folder_that_was_made_anew_is_read_anew(copy: Path, prepared: tuple[Pa
     (copy / entry.file).unlink()
     (copy / entry.file).write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
+    write_checksums(copy, np.concatenate([255 - pixels[:64], pixels[64:]]))
     change_index(copy, lambda index: index["shards"][0].update(sha256=digest))
     assert np.array_equal(open_shards(str(copy), STAINS)[0].read(np.arange(64)).pixels_BCSS, 255 - pixels[:64])
 
@@ -193,6 +206,24 @@ def test_the_archived_folder_of_version_2_still_reads() -> None:
         assert np.allclose(entry.std, own.std(axis=(0, 2, 3)))
 
 
+def test_the_archived_folder_of_version_3_still_reads() -> None:
+    """As above, with checksums; the images are those of version 2."""
+    source, table = open_shards(str(ARCHIVE.with_name("shards-v3")), STAINS)
+    assert source.index.version == 3
+    pixels = source.read(np.arange(table.num_rows)).pixels_BCSS
+    assert hashlib.sha256(pixels.tobytes()).hexdigest() == ARCHIVED_PIXELS_2
+
+
+def test_what_is_hidden_when_the_index_is_written_is_no_damage(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may have the name of a key: write_json leaves it out, and the checksum is of what stands in the file."""
+    index = read_index(str(copy))
+    named = index.sources[0].model_copy(update={"name": "hpa-secret-bucket/train"})
+    monkeypatch.setattr(redact, "_hidden", frozenset({"hpa-secret-bucket"}))
+    written = write_index(str(copy), index.model_copy(update={"sources": (named,)}))
+    assert written == read_index(str(copy))
+    assert written.sources[0].name == ".../train"
+
+
 # what is not known is refused
 
 
@@ -201,7 +232,7 @@ def test_the_archived_folder_of_version_2_still_reads() -> None:
     [
         ("format", "hpa-ray-model"),
         ("version", 0),
-        ("version", 3),
+        ("version", 4),
         ("vocabulary", "hpa-35"),
         ("stain_order", "hpa-bgry"),
         ("image_size", 0),
@@ -220,7 +251,7 @@ def test_the_archived_folder_of_version_2_still_reads() -> None:
 )
 def test_an_index_of_something_else_is_refused(copy: Path, field: str, value: Any) -> None:
     change_index(copy, lambda index: index.update({field: value}))
-    advice = "update the program" if (field, value) == ("version", 3) else "prepare again"
+    advice = "update the program" if (field, value) == ("version", 4) else "prepare again"
     with pytest.raises(InputError, match=rf"index\.json: .* - .*{advice}$"):
         read_index(str(copy))
 
@@ -236,7 +267,8 @@ def test_every_field_of_the_index_is_needed(copy: Path) -> None:
             with pytest.raises(InputError, match=field):
                 read_index(str(copy))
             holder[field] = value
-    (copy / "index.json").write_text(json.dumps(index))
+    assert is_intact(index)  # whatever the order of the fields
+    (copy / "index.json").write_text(json.dumps(index, indent=7))
     assert read_index(str(copy)).num_images == NUM_IMAGES
 
 

@@ -1,7 +1,11 @@
 """One behaviour for a local folder and an object store: whole files, listings, random access, URIs."""
 
+import contextlib
+import email.utils
+import errno
 import os
 import pickle
+import sys
 import threading
 import time
 import uuid
@@ -19,6 +23,7 @@ from hpa_ray.errors import InputError
 from hpa_ray.storage import (
     RemoteFile,
     Settings,
+    abandon,
     absolute,
     add_retries,
     concurrently,
@@ -41,19 +46,32 @@ from hpa_ray.storage import (
     write_parquet,
 )
 from hpa_ray.storage.failures import failure
+from hpa_ray.storage.others import _retried as retried_within
 from hpa_ray.storage.remote import check_length
-from hpa_ray.storage.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Transient, Waiting, pause_s, retried
+from hpa_ray.storage.retry import (
+    FIRST_PAUSE_S,
+    LONGEST_ASKED_PAUSE_S,
+    LONGEST_PAUSE_S,
+    Denied,
+    Transient,
+    Unreachable,
+    Waiting,
+    pause_s,
+    retried,
+    retry_after,
+)
 
 NAME = st.text("abcXYZ019_.-", min_size=1, max_size=8).filter(lambda name: name.strip("."))
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "fsspec"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder that does not exist yet."""
     return {
         "local": str(tmp_path / "a" / "b"),
         "file": f"file://{tmp_path}/a/b",
         "memory": f"memory://{uuid.uuid4().hex}/a/b",
+        "fsspec": f"local://{tmp_path}/a/b",  # as any place with folders that fsspec knows
     }[request.param]
 
 
@@ -88,6 +106,57 @@ def test_a_local_write_that_can_not_be_renamed_leaves_no_temporary(tmp_path: Pat
     with pytest.raises(OSError):
         write_bytes(str(tmp_path / "x"), b"1")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no folders to be synced")
+def test_a_local_file_is_on_the_disk_before_its_name_and_the_name_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as a test can see it: the order of what is asked of the system, new folders included."""
+    done: list[str] = []
+    opened: dict[int, str] = {}
+    fsync, replace, open_ = os.fsync, os.replace, os.open
+
+    def noted_open(path: str, *args: int) -> int:
+        number = open_(path, *args)
+        opened[number] = os.path.relpath(path, tmp_path)
+        return number
+
+    def noted_fsync(number: int) -> None:
+        done.append(f"sync {opened.pop(number, 'file')}")
+        fsync(number)
+
+    def noted_replace(old: str, new: str) -> None:
+        done.append(f"rename to {os.path.relpath(new, tmp_path)}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "open", noted_open)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_bytes(str(tmp_path / "a" / "b" / "x"), b"1")
+    assert done == ["sync file", "rename to a/b/x", "sync a/b", "sync a", "sync ."]
+    done.clear()
+    write_bytes(str(tmp_path / "a" / "b" / "x"), b"2")
+    assert done == ["sync file", "rename to a/b/x", "sync a/b"]
+
+
+def test_a_folder_that_can_not_be_synced_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "no folders here")))
+    write_bytes(str(tmp_path / "x"), b"1")
+    assert (tmp_path / "x").read_bytes() == b"1"
+
+
+def test_a_listing_passes_over_what_vanishes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the temporary file of another process does when it gets its name."""
+    names = [f"{number}" for number in range(8)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    with os.scandir(tmp_path) as entries:
+        before = list(entries)
+    monkeypatch.setattr(os, "scandir", lambda path: contextlib.nullcontext(before))
+    for name in names[::2]:
+        (tmp_path / name).unlink()
+    assert list_files(str(tmp_path)) == dict.fromkeys(names[1::2], 1)
 
 
 def test_json_is_refused_before_the_file_is_touched(folder: str) -> None:
@@ -321,7 +390,7 @@ def test_every_repeat_waits_once_and_is_counted_once(times: int, limit: int) -> 
         if times < limit:
             assert retried("s3://b/x", call, clock.waiting) == "answer"
         else:
-            with pytest.raises(OSError, match=rf"503 SlowDown - given up after {limit} attempts?: 's3://b/x'"):
+            with pytest.raises(Unreachable, match=rf"503 SlowDown - given up after {limit} attempts?: 's3://b/x'"):
                 retried("s3://b/x", call, clock.waiting)
     finally:
         configure(Settings())
@@ -344,6 +413,37 @@ def test_what_a_repeat_can_not_help_passes_at_once(error: Exception, attempts: C
     assert len(calls) == 1
     assert clock.pauses == []
     assert take_retries() == 0
+
+
+@given(asked_s=st.floats(0, 1e6), draw=st.floats(0, 1, exclude_max=True))
+def test_what_a_server_asks_for_is_waited_for_within_bounds(asked_s: float, draw: float) -> None:
+    clock = Time(draw)
+    assert retried("s3://b/x", failing(1, Transient("429", wait_s=asked_s))[0], clock.waiting) == "answer"
+    take_retries()
+    (pause,) = clock.pauses
+    assert min(asked_s, LONGEST_ASKED_PAUSE_S) <= pause <= LONGEST_ASKED_PAUSE_S + FIRST_PAUSE_S
+
+
+def test_ten_attempts_wait_for_about_half_a_minute_and_never_for_long() -> None:
+    assert Settings().max_attempts == 10
+    assert sum(pause_s(failures, 1.0) for failures in range(1, 10)) == pytest.approx(71.75)
+
+
+def test_nothing_is_repeated_once_nobody_waits_for_it(attempts: Callable[[int], None]) -> None:
+    attempts(6)
+    clock = Time()
+    call, calls = failing(9, Transient("503"))
+
+    def call_and_abandon() -> str:
+        if len(calls) == 2:
+            abandon()
+        return call()
+
+    with pytest.raises(Unreachable, match="503 - given up after 3 attempts"):
+        retried("s3://b/x", call_and_abandon, clock.waiting)
+    assert len(clock.pauses) == 2
+    attempts(6)  # the next command
+    assert retried("s3://b/x", failing(5, Transient("503"))[0], clock.waiting) == "answer"
 
 
 def test_pauses_double_up_to_a_limit_and_are_drawn_from_all_below() -> None:
@@ -375,6 +475,18 @@ def test_repeats_of_workers_are_added(attempts: Callable[[int], None]) -> None:
     assert take_retries() == 0
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7), ("0", 0), (None, None), ("soon", None), ("-3", None), ("", None)]
+)
+def test_a_retry_after_in_seconds(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header) == seconds
+
+
+def test_a_retry_after_as_a_date() -> None:
+    assert retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) == pytest.approx(60, abs=2)
+    assert retry_after(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0
+
+
 def test_an_answer_that_is_too_short_is_no_data() -> None:
     assert check_length(b"123", 3) == b"123"
     for length in (0, 2, 4):
@@ -404,6 +516,8 @@ def status_error(status: str, code: str = "") -> str:
         (status_error("301 Moved Permanently", "PermanentRedirect"), OSError, "another region"),
         (status_error("412 Precondition Failed"), OSError, "replaced"),
         (status_error("501 Not Implemented", "NotImplemented"), OSError, "501 NotImplemented"),
+        (status_error("524 <none>"), Transient, "524"),
+        (status_error("400 Bad Request", "BadDigest"), Transient, "BadDigest"),
         ("Generic S3 error: x\n\nDebug source:\nkind: Timeout", Transient, "no answer within 60 s"),
         ("Generic S3 error: x\n\nDebug source:\nerror: IncompleteBody", Transient, "cut short"),
         ('G: x\n\nDebug source:\nkind: Connect, message: "refused"', Transient, r"no connection \(refused\)"),
@@ -414,13 +528,96 @@ def status_error(status: str, code: str = "") -> str:
     ],
 )
 def test_which_failures_of_a_bucket_are_tried_again(message: str, expected: type[Exception], text: str) -> None:
-    error = failure("s3://b/x?region=a", message, "set the key")
+    error = failure("s3://b/x?region=a", message, "set the key", granted=False)
     assert type(error) is expected
     with pytest.raises(expected, match=text):
         raise error
     if isinstance(error, OSError):
         assert error.filename == "s3://b/x"
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (status_error("403 Forbidden", "AccessDenied"), "403 AccessDenied"),
+        (status_error("400 Bad Request", "ExpiredToken"), "400 ExpiredToken"),
+        (status_error("400 Bad Request"), "400 Bad Request"),  # what Amazon says to HEAD with expired keys
+        (status_error("403 Forbidden"), "403 Forbidden"),
+    ],
+)
+def test_a_denial_of_what_was_granted_before_may_pass(message: str, reason: str) -> None:
+    """Keys are renewed by others: at first it is tried again, and told as a denial only in the end."""
+    error = failure("s3://b/x", message, "set the key", granted=True)
+    assert isinstance(error, Transient)
+    assert (str(error), error.hint) == (reason, "set the key")
+    configure(Settings(max_attempts=3))
+    clock = Time()
+    try:
+        with pytest.raises(Denied) as caught:
+            retried("s3://b/x", failing(9, error)[0], clock.waiting)
+    finally:
+        configure(Settings())
+        assert take_retries() == 2
+    assert isinstance(caught.value, PermissionError)
+    assert caught.value.strerror == f"access denied ({reason} - given up after 3 attempts): set the key"
+    assert failure("s3://b/x", status_error("400 Bad Request", "InvalidArgument"), "", granted=True).args[0] == 5
+
+
+class TheirOwn(Exception):
+    """As the errors of clients that fsspec uses: of no kind that others know."""
+
+
+@pytest.mark.parametrize(
+    ("error", "repeats"),
+    [
+        (TheirOwn("no luck"), 2),
+        (ConnectionResetError("reset"), 2),
+        (TimeoutError(), 2),
+        (OSError(errno.EIO, "no answer"), 2),
+        (OSError(errno.ENOSPC, "full"), 0),
+        (FileNotFoundError(errno.ENOENT, "none"), 0),
+        (PermissionError("no"), 0),
+        (ValueError("wrong"), 0),
+        (InputError("wrong"), 0),
+    ],
+)
+def test_which_failures_of_other_clients_are_tried_again(
+    error: Exception, repeats: int, attempts: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpa_ray.storage.retry.FIRST_PAUSE_S", 0.001)
+    attempts(3)
+    call, calls = failing(9, error)
+    with pytest.raises(Unreachable if repeats else type(error)):
+        retried_within("other://h/x", call)
+    assert len(calls) == 1 + repeats
+
+
+def test_a_client_that_never_comes_back_is_left_to_itself(
+    attempts: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpa_ray.storage.retry.FIRST_PAUSE_S", 0.001)
+    configure(Settings(max_attempts=2, timeout_s=0.05))
+    ended = threading.Event()
+    try:
+        with pytest.raises(Unreachable, match=r"no answer within 0.05 s.*given up after 2 attempts: 'other://h/x'"):
+            retried_within("other://h/x", ended.wait, num_bytes=0)
+    finally:
+        ended.set()
+
+
+def test_where_files_are_seen_while_they_grow_they_have_another_name_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in HDFS, for which a folder of this disk stands in, by the same interface of pyarrow."""
+    from pyarrow import fs
+
+    uri, path = "hdfs://h/deep/x", tmp_path / "deep" / "x"
+    monkeypatch.setattr("hpa_ray.storage.others._filesystem", lambda _: (fs.LocalFileSystem(), str(path)))
+    for data in (b"first", b"second"):
+        write_bytes(uri, data)
+        assert read_bytes(uri) == data
+        assert [file.name for file in path.parent.iterdir()] == ["x"]
 
 
 def test_what_is_secret_in_an_address_is_not_shown() -> None:

@@ -36,13 +36,11 @@ class Png(NamedTuple):
 def decode_png(data: bytes, stain: str, white_level: int) -> Plane:
     """Raises DecodeError for other depths and colours, truncated or damaged bytes, huge sizes."""
     png = read_chunks(data)
-    # Pillow gets nothing but the image: no damaged or huge text, profile or animation chunk can stop it
-    end = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
-    image = load_picture(b"".join([PNG_SIGNATURE, png.header, *png.data, end]), "PNG")
-    last_row = np.asarray(image.crop((0, png.height - 1, png.width, png.height)))
-    # Pillow leaves rows black for which there is no data; black rows are rare enough to look again
-    if png.interlaced or not last_row.any():
-        _check_length(png)
+    # Pillow undoes the filters and no more. It leaves rows black for which there is no data, looks at the checksum of
+    # the stream only if it is in the last chunk that it needs, and damaged or huge text and profile chunks stop it.
+    # Packed with level 0 the lines cost it no more than a copy.
+    chunks = [png.header, _chunk(b"IDAT", zlib.compress(_scan_lines(png), 0)), _chunk(b"IEND", b"")]
+    image = load_picture(b"".join([PNG_SIGNATURE, *chunks]), "PNG")
     if png.bytes_per_pixel == 3:
         return colour_plane(image, "PNG", stain)
     return gray_plane(np.asarray(image), "PNG", white_level)
@@ -89,14 +87,23 @@ def _check_header(header: bytes) -> tuple[int, int, int, int]:
     return width, height, BYTES_PER_PIXEL[depth, colour], interlace
 
 
-def _check_length(png: Png) -> None:
+def _scan_lines(png: Png) -> bytes:
+    """The unpacked stream of pixels, each line with its filter before it; all of it, its checksum verified."""
     passes = ADAM7 if png.interlaced else ((0, 0, 1, 1),)
     sides = [(-((x - png.width) // dx), -((y - png.height) // dy)) for x, y, dx, dy in passes]
     expected = sum(rows * (columns * png.bytes_per_pixel + 1) for columns, rows in sides if columns > 0 and rows > 0)
     stream = zlib.decompressobj()
     try:
-        found = len(stream.decompress(b"".join(chunk[8:-4] for chunk in png.data), expected))
+        lines = stream.decompress(b"".join(chunk[8:-4] for chunk in png.data), expected)
+        more = stream.decompress(stream.unconsumed_tail, 1)
     except zlib.error as error:
         raise DecodeError(f"damaged PNG ({error})") from error
-    if found < expected:
-        raise DecodeError(f"truncated PNG (holds {found:,} of {expected:,} bytes of pixels)")
+    if len(lines) < expected:
+        raise DecodeError(f"truncated PNG (holds {len(lines):,} of {expected:,} bytes of pixels)")
+    if more or not stream.eof:
+        raise DecodeError("damaged PNG (its stream of pixels does not end where it should)")
+    return lines
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))

@@ -84,6 +84,8 @@ def read_layout(data: bytes) -> Layout:
         raise DecodeError("RGB TIFF of separate planes - save it with the colours of each pixel together")
 
     tiled = TILE_OFFSETS in tags
+    if tiled and STRIP_OFFSETS in tags:
+        raise DecodeError("damaged TIFF (both strips and tiles)")
     if tiled:
         segment_width, segment_height = one(TILE_WIDTH), one(TILE_HEIGHT)
         if not (0 < segment_width <= MAX_SIDE_PX and 0 < segment_height <= MAX_SIDE_PX):
@@ -119,11 +121,11 @@ def _read_tags(data: bytes, order: str) -> dict[int, np.ndarray]:
         raise DecodeError(f"truncated TIFF (ends after {len(data):,} bytes)") from error
     if following:
         raise DecodeError("TIFF of several pictures, expected one - save one file per stain")
-    tags = {}
+    tags: dict[int, np.ndarray] = {}
     for tag, kind, count, field in entries:
         if tag not in TAGS:
             continue
-        if kind not in INTEGERS or not count:
+        if kind not in INTEGERS or not count or tag in tags:
             raise DecodeError(f"damaged TIFF (tag {tag})")
         values = np.dtype(order + INTEGERS[kind])
         offset = int.from_bytes(field, "little" if order == "<" else "big")
