@@ -1,5 +1,6 @@
 """A run folder, on a disk or in an object store: every file in it is valid at any moment."""
 
+import errno
 import io
 import json
 import re
@@ -17,6 +18,7 @@ CHECKPOINTS_KEPT = 2
 class RunFolder:
     def __init__(self, uri: str) -> None:
         self.uri = absolute(uri)
+        self._saved: str | None = None
 
     def path(self, *parts: str) -> str:
         return join(self.uri, *parts)
@@ -65,7 +67,12 @@ class RunFolder:
         torch.save(state, buffer)
         name = f"epoch-{epoch:04d}" + (f"-{samples_seen:010d}" if samples_seen else "") + ".pt"
         write_bytes(self.path("checkpoints", name), buffer.getvalue())
-        remove(self.path("checkpoints", old) for old in self.checkpoints()[:-CHECKPOINTS_KEPT])
+        names = self.checkpoints()
+        if self._saved is not None and self._saved not in names:
+            raise FileNotFoundError(errno.ENOENT, "was removed, or emptied, while the run was going on", self.uri)
+        self._saved = name
+        broken = [old for old in list_files(self.path("checkpoints")) if old.endswith(".tmp")]  # of a process killed
+        remove(self.path("checkpoints", old) for old in (*names[:-CHECKPOINTS_KEPT], *broken))
 
     def load_checkpoint(self, name: str | None = None) -> dict[str, Any] | None:
         """One of `checkpoints`, or the newest; None if there is none. Raises InputError if it can not be read."""

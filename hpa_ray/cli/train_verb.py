@@ -1,5 +1,6 @@
 """`train`: from data to a run folder."""
 
+import contextlib
 import difflib
 import os
 import platform
@@ -24,7 +25,7 @@ from hpa_ray.config.contradictions import contradictions
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.progress import Progress, console
-from hpa_ray.storage import join, remove
+from hpa_ray.storage import Unreachable, abandon, join, remove
 from hpa_ray.stream import Data, open_data, training_samples
 from hpa_ray.train import launch
 from hpa_ray.train.track import tracking
@@ -68,10 +69,14 @@ def train(invocation: Invocation) -> dict[str, Any]:
         try:
             summary = _train(config, data, folder, log, began)
         except BaseException as error:
-            _end_badly(folder, error)
+            if isinstance(error, (Unreachable, KeyboardInterrupt)):
+                abandon()  # notes of the end are not worth ten attempts at a store that is down
+            with contextlib.suppress(OSError):  # what ended the run is what is told
+                _end_badly(folder, error)
+            with contextlib.suppress(OSError):
+                folder.write_text("run.log", "\n".join(log) + "\n")
             raise
-        finally:
-            folder.write_text("run.log", "\n".join(log) + "\n")
+        folder.write_text("run.log", "\n".join(log) + "\n")
     return summary
 
 

@@ -28,6 +28,8 @@ ENVIRONMENT = (
     *("AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_BASE_URL", "GOOGLE_SERVICE_ACCOUNT"),
 )
 """A change of any of these opens buckets anew."""
+SLOWEST_UPLOAD = 1e6
+"""Bytes per second that an upload may always fall to: the answer to a put comes only after all its bytes went out."""
 LARGEST_GET_BYTES = 8 * 2**20
 """Read by one request; more by several, so that a time limit for the whole request holds off no slow connection."""
 KEYS_LAST = timedelta(minutes=5)
@@ -58,7 +60,7 @@ class Bucket:
 
     def client(self, num_bytes: int = 0) -> Any:
         """num_bytes: how much is about to be sent; the answer comes only after all of it went out."""
-        longer = 1 + 2 * num_bytes / SLOWEST_BYTES_PER_S / settings().timeout_s
+        longer = 1 + 2 * num_bytes / SLOWEST_UPLOAD / settings().timeout_s
         timeout_s = settings().timeout_s * 2 ** int(math.log2(longer))  # few different ones: each has its connections
         with self._lock:
             if timeout_s not in self._clients:
@@ -154,7 +156,7 @@ def _client(endpoint: str | None, timeout_s: float) -> dict[str, Any]:
             "allow_http": bool(endpoint and endpoint.startswith("http://")),
             "connect_timeout": f"{int(1000 * min(timeout_s, 10))}ms",
             "read_timeout": f"{int(1000 * timeout_s)}ms",  # without a byte
-            "timeout": f"{int(1000 * (timeout_s + 2 * LARGEST_GET_BYTES / SLOWEST_BYTES_PER_S))}ms",  # drop by drop
+            "timeout": f"{int(1000 * (timeout_s + LARGEST_GET_BYTES / SLOWEST_BYTES_PER_S))}ms",  # drop by drop
         },
     }
 

@@ -110,10 +110,9 @@ class OtherFiles:
 def _retried(uri: str, call: Callable[[], T], num_bytes: int | None = None) -> T:
     """`call`, repeated where that may help, and each time waited for only so long."""
     timeout_s = settings().timeout_s
-    if num_bytes is None:
-        limit_s = timeout_s * MAX_TIMEOUTS_PER_REQUEST
-    else:
-        limit_s = timeout_s + 2 * num_bytes / SLOWEST_BYTES_PER_S
+    limit_s = MAX_TIMEOUTS_PER_REQUEST * timeout_s
+    if num_bytes is not None:
+        limit_s = timeout_s + num_bytes / SLOWEST_BYTES_PER_S
 
     def attempt() -> T:
         try:

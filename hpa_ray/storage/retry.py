@@ -16,8 +16,8 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 20.0
 LONGEST_ASKED_PAUSE_S = 60.0
 """Of what a server asks for by Retry-After, so much is granted."""
-SLOWEST_BYTES_PER_S = 1e6
-"""What a connection may always fall to, by half: files that take longer for it than Settings.timeout_s get the time."""
+SLOWEST_BYTES_PER_S = 5e4
+"""An answer that comes more slowly, for longer than Settings.timeout_s, might never end."""
 
 
 class Transient(Exception):

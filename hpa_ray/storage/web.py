@@ -151,7 +151,7 @@ def _body(answer: requests.Response, at_most: int = LARGEST_BYTES) -> bytes:
     Raises OSError if it is longer than it may be.
     """
     length, limit_s = answer.headers.get("Content-Length", ""), settings().timeout_s
-    limit_s += 2 * int(length) / SLOWEST_BYTES_PER_S if length.isdecimal() else (MAX_TIMEOUTS_PER_ANSWER - 1) * limit_s
+    limit_s += int(length) / SLOWEST_BYTES_PER_S if length.isdecimal() else (MAX_TIMEOUTS_PER_ANSWER - 1) * limit_s
     end = time.monotonic() + limit_s
     chunks, size = [], 0
     while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):  # what has come so far

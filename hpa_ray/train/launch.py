@@ -117,9 +117,11 @@ def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[E
         finally:
             ended.set()
             watcher.join()
-    problems = ray.get(mailbox.mistake.remote())
+    problems, fault = ray.get([mailbox.mistake.remote(), mailbox.fault.remote()])
     if problems:
         raise InputError(*problems) from failure
+    if failure is not None and fault is not None:
+        raise OSError(*fault) from failure
     for problem in (failure, *unshown):
         if problem is not None:
             raise problem
@@ -143,14 +145,21 @@ def _worker(settings: dict[str, Any]) -> None:
         ray.get(mailbox.note_mistake.remote(error.problems))
         if host.world_size > 1:  # the other ranks wait for this one: only its failure ends them
             raise
+    except OSError as error:  # of a place: worth another try; what is told if that fails too
+        if error.filename:
+            ray.get(mailbox.note_fault.remote((error.errno, error.strerror, str(error.filename))))
+        raise
 
 
 class Mailbox:
-    """What the loop on rank 0 wants shown by the driver, and the user's mistake, if there was one. A Ray actor."""
+    """What the loop on rank 0 wants shown by the driver, and what ended a worker: the user's mistake, or a place that
+    can not be read or written. A Ray actor.
+    """
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._mistake: tuple[str, ...] = ()
+        self._fault: tuple[Any, ...] | None = None
 
     def put(self, event: Event) -> None:
         self._events.append(event)
@@ -164,6 +173,13 @@ class Mailbox:
 
     def mistake(self) -> tuple[str, ...]:
         return self._mistake
+
+    def note_fault(self, fault: tuple[Any, ...]) -> None:
+        self._fault = fault
+
+    def fault(self) -> tuple[Any, ...] | None:
+        """errno, strerror, filename of the last OSError."""
+        return self._fault
 
 
 def _watch(mailbox: Any, ended: threading.Event, show: Callable[[Event], None]) -> None:
