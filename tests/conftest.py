@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a local Ray would otherwise write a token into the user's home
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # read when ray is imported, which some tests do before it is started
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
