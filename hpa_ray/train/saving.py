@@ -69,7 +69,7 @@ class Saver:
         self._writing: Future[None] | None = None
         self._saved_at = self._looked_at = time.monotonic()
         self._groups = 0
-        self._warned = False
+        self._warned = False  # by the last look
         self.is_last = False
         """The machine wants this process to end: after the checkpoint that is asked for now, it does."""
 
@@ -79,20 +79,18 @@ class Saver:
         Every rank calls it and gets the same answer.
         """
         self._groups += 1
-        if self.every_steps and steps_done // self.every_steps > steps_before // self.every_steps:
-            return True
+        is_due = bool(self.every_steps) and steps_done // self.every_steps > steps_before // self.every_steps
         if self._groups % AGREE_EVERY:
-            return False
+            return is_due
         now = time.monotonic()
         overdue = bool(self.every_s) and now - self._saved_at >= self.every_s
-        is_due, look = self.host.gather((overdue and not self._is_writing, now - self._looked_at >= LOOK_EVERY_S))[0]
+        agreed, look = self.host.gather((overdue and not self._is_writing, now - self._looked_at >= LOOK_EVERY_S))[0]
         if look:
             self._looked_at = now
             notice = self.host.notice()
-            if notice and not self._warned:
-                self._warned, self.is_last = True, notice == "stop"
-                return True
-        return bool(is_due)
+            agreed |= bool(notice) and not self._warned
+            self._warned, self.is_last = bool(notice), notice == "stop"
+        return bool(is_due or agreed)
 
     def save(self, place: Place, state: dict[str, Any]) -> None:
         """Rank 0: copy the state and write it while training goes on. Raises what the write before it raised."""

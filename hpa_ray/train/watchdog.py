@@ -62,11 +62,19 @@ class Watchdog:
         text = stacks()
         name = f"hang/rank-{self.host.rank}.txt"
         reason = f"rank {self.host.rank} did nothing for {self.timeout_s:g} s (train.hang_timeout_s)"
-        where = self.folder.path(name)
-        writer = threading.Thread(target=self.folder.write_text, args=(name, f"{reason}\n\n{text}"), daemon=True)
-        writer.start()  # the storage may be what hangs
-        self.host.give_up({"event": "hang", "rank": self.host.rank, "text": f"{reason}: its stacks are in {where}"})
-        writer.join(GRACE_S)
+        event = {
+            "event": "hang",
+            "rank": self.host.rank,
+            "text": f"{reason}: its stacks are in {self.folder.path(name)}",
+        }
+        telling = (
+            threading.Thread(target=self.folder.write_text, args=(name, f"{reason}\n\n{text}"), daemon=True),
+            threading.Thread(target=self.host.give_up, args=(event,), daemon=True),
+        )
+        for thread in telling:  # the storage, or the way to the driver, may be what hangs
+            thread.start()
+        for thread in telling:
+            thread.join(GRACE_S)
         if self.host.world_size > 1:
             time.sleep(GRACE_S)
         os._exit(HUNG)

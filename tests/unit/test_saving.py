@@ -158,6 +158,14 @@ class Told(LocalHost):
         return self.told
 
 
+def test_a_notice_is_seen_where_every_step_is_stored_anyway(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "LOOK_EVERY_S", 0.0)
+    with pytest.raises(Stopped, match="in epoch 1, after 32 of its images"):
+        run(shards, tmp_path, "model.name=mlp6", "train.epochs=1", "train.batch_size=4", EVERY_STEP, host=Told("stop"))
+
+
 @pytest.mark.parametrize("told", ["stop", "leaving"])
 def test_a_notice_is_answered_by_a_checkpoint(
     told: Notice, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
