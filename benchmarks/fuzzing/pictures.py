@@ -2,6 +2,7 @@
 
 import io
 import struct
+from abc import abstractmethod
 from random import Random
 from typing import Any
 
@@ -28,13 +29,13 @@ class Pictures(Target):
     """Whether Pillow must see something in all that is accepted."""
     modes: tuple[str, ...] = GOOD_MODES * 4 + OTHER_MODES
 
+    @abstractmethod
     def picture(self, rng: Random, mode: str, stain: str) -> bytes:
         """The bytes of a valid file of the format; it may be of a kind that is refused."""
-        raise NotImplementedError
 
+    @abstractmethod
     def surgery(self, rng: Random, content: bytes) -> bytes:
         """Something done to the parts of the format."""
-        raise NotImplementedError
 
     def readable(self, content: bytes) -> bytes:
         """A file that Pillow makes the same pixels of. Raises Wrong for one that must not be accepted."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from abc import abstractmethod
 from random import Random
 from typing import Any, NamedTuple
 
@@ -29,16 +30,16 @@ class Table(Target):
 
     columns: tuple[str, ...]
 
-    def cell(self, rng: Random, column: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def cell(self, rng: Random, column: str) -> str: ...
 
+    @abstractmethod
     def read(self, uri: str, case: Case) -> tuple[list[tuple[str, Any]], list[str]]:
         """What the program makes of the rows, and its problems with the others."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expected(self, rows: list[dict[str, str]]) -> list[tuple[str, Any]] | None:
         """What it should make of them, None if they must be refused."""
-        raise NotImplementedError
 
     def make(self, rng: Random) -> Case:
         columns = [*self.columns, *rng.sample(("more", "Predicted", "x y", "é"), rng.choice((0, 0, 1, 3)))]

@@ -157,6 +157,14 @@ class Worker:
         self.block, self.began, self.is_writing = block, time.monotonic(), reason is not None
         self.pipe.send((block, findings, reason))
 
+    def answer(self) -> str | None:
+        """What the process has sent, if anything; an end of the pipe is an end of the process."""
+        try:
+            return str(self.pipe.recv()) if self.pipe.poll() else None
+        except (EOFError, ConnectionResetError):
+            self.process.join(self.limits.seconds)
+            return None
+
     def taken(self) -> Count:
         """What became of the inputs so far of the block."""
         accepted, refused, found = (int(self.state[field]) for field in (ACCEPTED, REFUSED, FOUND))
@@ -208,9 +216,9 @@ def run_all(
                 continue
             wait([worker.pipe for worker in workers] + [worker.process.sentinel for worker in workers], timeout=0.5)
             for k, worker in enumerate(workers):
-                dead = not worker.process.is_alive()
-                if not dead and worker.pipe.poll():
-                    answer = worker.pipe.recv()
+                answer = worker.answer()
+                dead = answer is None and not worker.process.is_alive()
+                if answer is not None:
                     if answer == "done" and worker.block is not None:
                         yield worker.block.target, worker.taken()
                     worker.block, worker.is_ready = None, True

@@ -4,8 +4,11 @@ import errno
 import io
 import json
 import re
+from collections.abc import Iterable
 from pickle import UnpicklingError
 from typing import Any
+
+import pyarrow as pa
 
 from hpa_ray.errors import InputError
 from hpa_ray.progress import one_line
@@ -66,12 +69,13 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         name = f"epoch-{epoch:04d}" + (f"-{samples_seen:010d}" if samples_seen else "") + ".pt"
-        write_bytes(self.path("checkpoints", name), buffer.getvalue())
-        names = self.checkpoints()
+        write_bytes(self.path("checkpoints", name), pa.py_buffer(buffer.getbuffer()))  # not another copy of it
+        files = list_files(self.path("checkpoints"))
+        names = _in_order(files)
         if self._saved is not None and self._saved not in names:
             raise FileNotFoundError(errno.ENOENT, "was removed, or emptied, while the run was going on", self.uri)
         self._saved = name
-        broken = [old for old in list_files(self.path("checkpoints")) if old.endswith(".tmp")]  # of a process killed
+        broken = [old for old in files if old.endswith(".tmp")]  # of a process killed
         remove(self.path("checkpoints", old) for old in (*names[:-CHECKPOINTS_KEPT], *broken))
 
     def load_checkpoint(self, name: str | None = None) -> dict[str, Any] | None:
@@ -90,11 +94,15 @@ class RunFolder:
     def checkpoints(self) -> list[str]:
         """Names of the stored states, the newest last."""
         try:
-            names = list_files(self.path("checkpoints"))
+            return _in_order(list_files(self.path("checkpoints")))
         except FileNotFoundError:
             return []
-        places = {name: (int(match[1]), int(match[2] or 0)) for name in names if (match := CHECKPOINT.fullmatch(name))}
-        return sorted(places, key=places.__getitem__)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Those that are checkpoints, the newest last."""
+    places = {name: (int(match[1]), int(match[2] or 0)) for name in names if (match := CHECKPOINT.fullmatch(name))}
+    return sorted(places, key=places.__getitem__)
 
 
 def _state_of(content: bytes) -> dict[str, Any]:

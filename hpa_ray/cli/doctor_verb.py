@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -14,19 +13,17 @@ from hpa_ray.config import Config
 from hpa_ray.doctor import Finding, brief_requests, examine, fail, ok, refused
 from hpa_ray.errors import InputError
 from hpa_ray.progress import console
-from hpa_ray.storage import join, write_json
+from hpa_ray.storage import write_json
 
 
 def doctor(invocation: Invocation) -> dict[str, Any]:
     began = time.monotonic()
     config = resolve(invocation)
     resumes_nothing = config.run.resume and not config.run.name
-    name = config.run.name or datetime.now().strftime("train-%Y%m%d-%H%M%S")
-    storage = config.run.storage or str(home() / "runs")
-    config = config.model_copy(update={"run": config.run.model_copy(update={"name": name, "storage": storage})})
+    config, folder = train_verb.named(config)
     findings = []
     with brief_requests():
-        for finding in chain(_configuration(config, resumes_nothing), examine(config, home=str(home()))):
+        for finding in chain(_configuration(config, folder, resumes_nothing), examine(config, home=str(home()))):
             console.say(finding.line)
             findings.append(finding)
     count = {status: sum(finding.status == status for finding in findings) for status in ("ok", "warn", "FAIL")}
@@ -41,7 +38,7 @@ def doctor(invocation: Invocation) -> dict[str, Any]:
     return result
 
 
-def _configuration(config: Config, resumes_nothing: bool) -> Iterator[Finding]:
+def _configuration(config: Config, folder: RunFolder, resumes_nothing: bool) -> Iterator[Finding]:
     """What `train` looks at before anything else."""
     try:
         train_verb.check_settings(config)
@@ -51,7 +48,6 @@ def _configuration(config: Config, resumes_nothing: bool) -> Iterator[Finding]:
     if resumes_nothing:
         yield fail("run", "run.resume=true without run.name", "give run.name=NAME, the run to go on with")
         return
-    folder = RunFolder(join(config.run.storage or "", config.run.name or ""))
     try:
         train_verb.claim(folder, config, dry=True)
         goes_on = config.run.resume and folder.exists()

@@ -50,12 +50,9 @@ PACKAGES = ("hpa-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillo
 def train(invocation: Invocation) -> dict[str, Any]:
     began = time.monotonic()
     config = resolve(invocation)
-    name = config.run.name or datetime.now().strftime("train-%Y%m%d-%H%M%S")
     if config.run.resume and not config.run.name:
         raise InputError("run.resume=true needs run.name=NAME, the run to go on with")
-    storage = config.run.storage or str(home() / "runs")
-    config = config.model_copy(update={"run": config.run.model_copy(update={"name": name, "storage": storage})})
-    folder = RunFolder(join(storage, name))
+    config, folder = named(config)
     check_settings(config)
     with console.logging() as log:
         claim(folder, config, dry=True)
@@ -78,6 +75,14 @@ def train(invocation: Invocation) -> dict[str, Any]:
             raise
         folder.write_text("run.log", "\n".join(log) + "\n")
     return summary
+
+
+def named(config: Config) -> tuple[Config, RunFolder]:
+    """With the name and the place that a run gets where none is given; and its folder."""
+    name = config.run.name or datetime.now().strftime("train-%Y%m%d-%H%M%S")
+    storage = config.run.storage or str(home() / "runs")
+    run = config.run.model_copy(update={"name": name, "storage": storage})
+    return config.model_copy(update={"run": run}), RunFolder(join(storage, name))
 
 
 def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began: float) -> dict[str, Any]:

@@ -5,57 +5,26 @@ The pixels themselves are the business of `check`.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from hpa_ray.config import Config
 from hpa_ray.doctor.findings import Finding, ok, refused, warn
 from hpa_ray.errors import InputError
-from hpa_ray.ingest import open_source
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.manifest import check_ceiling, classes_missing, multi_hot_column
-from hpa_ray.schema import Reject, Source
+from hpa_ray.manifest import classes_missing
 from hpa_ray.shards import ShardSource
 from hpa_ray.storage import is_local, join, open_random_access, read_bytes, shown
-from hpa_ray.stream.data import parts_of
+from hpa_ray.stream.data import Opened, open_parts
 
 FIRST_BYTES = 2**16
 SHOWN_CLASSES = 12
 
 
-@dataclass(frozen=True)
-class Opened:
-    source: Source
-    parts: dict[str, np.ndarray]  # name -> manifest rows
-    targets_NK: np.ndarray
-    rejects: list[Reject]
-    notes: list[str]
-
-    @property
-    def num_local_shards(self) -> int:
-        if not isinstance(self.source, ShardSource) or not is_local(self.source.folder):
-            return 0
-        return len(self.source.index.shards)
-
-
-def open_parts(config: Config) -> Opened:
-    """As `train` opens its data, but for mean and std. Raises InputError or OSError."""
-    cfg = config.data
-    if not (cfg.shards or (cfg.images and cfg.labels)):
-        raise InputError("no data - give data.shards=FOLDER, or data.images=FOLDER with data.labels=CSV")
-    source, table, _, rejects, notes = open_source(cfg)
-    if table["labels"].null_count:
-        raise InputError(f"data.shards = {cfg.shards}: holds images without labels - prepare with data.labels")
-    num_images = table.num_rows + len(rejects)
-    check_ceiling(cfg.images or "", rejects, num_images, on_error=cfg.on_error, max_rejected=cfg.max_rejected)
-    if not table.num_rows:
-        raise InputError(f"{cfg.shards or cfg.images}: none of its images can be used - `hpa-ray check` tells why")
-    targets_NK = multi_hot_column(table["labels"].combine_chunks())
-    ids: pa.Array = table["image_id"].combine_chunks()
-    parts = parts_of(config, ids, targets_NK, table["source"].to_numpy(), notes)
-    return Opened(source, parts, targets_NK, rejects, notes)
+def num_local_shards(opened: Opened) -> int:
+    """Files that stay mapped while a run reads them."""
+    source = opened.source
+    return len(source.index.shards) if isinstance(source, ShardSource) and is_local(source.folder) else 0
 
 
 def check_data(config: Config) -> tuple[list[Finding], Opened | None]:

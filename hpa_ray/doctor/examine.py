@@ -17,7 +17,7 @@ from hpa_ray.doctor.address import (
 )
 from hpa_ray.doctor.child import Child, NoAnswer, TooSlow
 from hpa_ray.doctor.compare import check_cluster, check_nodes
-from hpa_ray.doctor.data import Opened, check_data
+from hpa_ray.doctor.data import check_data, num_local_shards
 from hpa_ray.doctor.findings import Finding, fail, ok, refused, warn
 from hpa_ray.doctor.limits import Use, check_cpus, check_disks, check_gpus, check_memory, check_open_files
 from hpa_ray.doctor.machine import Machine, survey
@@ -27,6 +27,7 @@ from hpa_ray.doctor.versions import check_versions
 from hpa_ray.errors import InputError
 from hpa_ray.manifest import image_sets
 from hpa_ray.storage import is_local, join, remove, write_bytes
+from hpa_ray.stream.data import Opened
 
 CONNECT_S = 3.0
 ATTEMPTS = 3
@@ -76,7 +77,7 @@ def examine(config: Config, *, home: str) -> Iterator[Finding]:
         yield from stored
         opened = yield from _data(config, home)
         yield from check_clocks([uri for uri in (base, config.data.images, config.data.shards) if uri])
-        yield from check_open_files(config, machine, num_shards=opened.num_local_shards if opened else 0)
+        yield from check_open_files(config, machine, num_shards=num_local_shards(opened) if opened else 0)
         yield from ray.findings
         told = yield from _torch(config, network, opened)
         wanted = _needs(config, machine, told, opened)

@@ -63,7 +63,19 @@ class Data:
         return list(self.image_ids.take(pa.array(rows)).to_pylist())
 
 
-def open_data(config: Config) -> Data:
+class Opened(NamedTuple):
+    """What is known of the images of a run before any pixel is looked at."""
+
+    source: Source
+    image_ids: pa.Array
+    targets_NK: np.ndarray  # uint8
+    source_N: np.ndarray
+    parts: dict[str, np.ndarray]  # name -> manifest rows, ascending
+    rejects: list[Reject]
+    notes: list[str]
+
+
+def open_parts(config: Config) -> Opened:
     """Open the shards or image files that the configuration names and split them. Raises InputError."""
     cfg = config.data
     if not (cfg.shards or (cfg.images and cfg.labels)):
@@ -77,9 +89,14 @@ def open_data(config: Config) -> Data:
         raise InputError(f"{cfg.shards or cfg.images}: none of its images can be used - `hpa-ray check` tells why")
     ids, targets = table["image_id"].combine_chunks(), multi_hot_column(table["labels"].combine_chunks())
     source_N = table["source"].to_numpy()
-    parts = parts_of(config, ids, targets, source_N, notes)
+    return Opened(source, ids, targets, source_N, _parts(config, ids, targets, source_N, notes), rejects, notes)
+
+
+def open_data(config: Config) -> Data:
+    """All that a run has to know of its data, mean and std too. Raises InputError."""
+    source, ids, targets, source_N, parts, rejects, notes = open_parts(config)
     if isinstance(source, ShardSource):
-        moments = _stored_moments(source.index, cfg.channels)
+        moments = _stored_moments(source.index, config.data.channels)
     else:
         moments = _measured_moments(config, source, parts["train"], source_N)
     first, matching = _matching(moments, bool(source_N.any()))
@@ -103,7 +120,7 @@ def check_rejects(config: Config, data: Data, rejects: list[Reject]) -> None:
     )
 
 
-def parts_of(
+def _parts(
     config: Config, ids: pa.Array, targets: np.ndarray, source_N: np.ndarray, notes: list[str]
 ) -> dict[str, np.ndarray]:
     if config.data.split:

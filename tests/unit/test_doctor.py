@@ -23,7 +23,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from hpa_ray import storage
-from hpa_ray.cli import doctor_verb
+from hpa_ray.cli import doctor_verb, train_verb
 from hpa_ray.cli.main import main
 from hpa_ray.config import Config, dump_config, load_config
 from hpa_ray.doctor import address, compare, data, limits, machine, places, versions
@@ -99,7 +99,8 @@ def test_its_keys_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def configuration(*words: str) -> list[Finding]:
     config = load_config(words)
-    return list(doctor_verb._configuration(config, config.run.resume and not config.run.name))
+    resumes_nothing = config.run.resume and not config.run.name
+    return list(doctor_verb._configuration(*train_verb.named(config), resumes_nothing))
 
 
 def test_the_name_of_a_run(tmp_path: Path) -> None:
@@ -566,7 +567,7 @@ def test_shards_with_a_file_missing(shards: str, tmp_path: Path) -> None:
     found, opened = data.check_data(load_config([f"data.shards={tmp_path}/shards"]))
     assert found[0].found.startswith("60 images of 32 px")
     assert opened is not None
-    assert opened.num_local_shards == len(list((tmp_path / "shards").glob("shard-*.arrow")))
+    assert data.num_local_shards(opened) == len(list((tmp_path / "shards").glob("shard-*.arrow")))
     next((tmp_path / "shards").glob("shard-*.arrow")).unlink()
     lost = only(data.check_data(load_config([f"data.shards={tmp_path}/shards"]))[0])
     assert lost.status == "FAIL"
