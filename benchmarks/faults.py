@@ -26,11 +26,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ray_nodes import Nodes
 from safetensors.numpy import load_file
 
 NUM_IMAGES, NUM_VAL = 300, 60
@@ -104,14 +105,14 @@ class Study:
         if kind in LOCAL:
             straight = self.straight("train.num_workers=0")
             return self.disturb(kind, straight, None, "train.num_workers=0")
-        with Nodes(self.folder) as nodes:
+        with Nodes() as nodes:
             if kind == "resize":
                 straight = self.straight("train.num_workers=0")
                 return self.disturb(kind, straight, nodes, "train.num_workers=1..2", *RESIZE)
             straight = self.straight("train.num_workers=2", nodes)
             return self.disturb(kind, straight, nodes, "train.num_workers=2")
 
-    def straight(self, workers: str, nodes: "Nodes | None" = None) -> tuple[Path, float]:
+    def straight(self, workers: str, nodes: Nodes | None = None) -> tuple[Path, float]:
         """The undisturbed run's folder and seconds; made once."""
         name = "straight-ray" if nodes else "straight"
         note = self.folder / f"{name}.json"
@@ -124,7 +125,7 @@ class Study:
             note.write_text(json.dumps(time.monotonic() - began))
         return self.folder / "runs" / name, float(json.loads(note.read_text()))
 
-    def disturb(self, kind: str, straight: tuple[Path, float], nodes: "Nodes | None", *workers: str) -> Outcome:
+    def disturb(self, kind: str, straight: tuple[Path, float], nodes: Nodes | None, *workers: str) -> Outcome:
         run = self.folder / "runs" / kind
         shutil.rmtree(run, ignore_errors=True)
         words = self.words(kind, *workers)
@@ -163,7 +164,7 @@ def command(verb: str) -> list[str]:
     return [sys.executable, "-m", "hpa_ray.cli", verb]
 
 
-def start(words: list[str], log: Path, nodes: "Nodes | None") -> "subprocess.Popen[bytes]":
+def start(words: list[str], log: Path, nodes: Nodes | None) -> "subprocess.Popen[bytes]":
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     if nodes:
         env["RAY_ADDRESS"] = nodes.address
@@ -188,7 +189,7 @@ def wait_for_progress(process: "subprocess.Popen[bytes]", run: Path, before: tup
     return True
 
 
-def inject(kind: str, process: "subprocess.Popen[bytes]", run: Path, nodes: "Nodes | None") -> bool:
+def inject(kind: str, process: "subprocess.Popen[bytes]", run: Path, nodes: Nodes | None) -> bool:
     """Put the fault in; False if there was no occasion."""
     if kind in ("driver", "ray-driver"):
         process.kill()
@@ -248,64 +249,6 @@ def coverage(run: Path, epochs: int) -> tuple[int, int]:
 def same_weights(run: Path, straight: Path) -> bool:
     ours, theirs = (load_file(folder / "model_last.safetensors") for folder in (run, straight))
     return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
-
-
-class Nodes:
-    """A Ray cluster of three nodes on this machine, the first without work of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        from hpa_ray import cluster
-
-        for name, value in cluster.ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-
-    def __enter__(self) -> "Nodes":
-        from ray.cluster_utils import Cluster
-
-        store = {"object_store_memory": 256 * 2**20}
-        self._store = store
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **store}
-        )
-        self.others: list[Any] = []
-        self.add()
-        self.add()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._cluster.shutdown()
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def add(self) -> None:
-        self.others.append(self._cluster.add_node(num_cpus=2, resources={"training": 1}, **self._store))
-
-    def replace(self, *, join: bool) -> None:
-        """Kill all processes of one node; another one may join."""
-        self._cluster.remove_node(self.others.pop(0), allow_graceful=False)
-        if join:
-            self.add()
-
-    def restart(self) -> None:
-        """Kill the whole cluster, head first, and start another one."""
-        for process in self._cluster.head_node.all_processes["gcs_server"]:
-            process.process.kill()
-        self._cluster.shutdown()
-        self.__enter__()
-
-    def pids(self) -> list[int]:
-        """Of the processes that work for the nodes' raylets."""
-        raylets = {node.all_processes["raylet"][0].process.pid for node in self._cluster.list_all_nodes()}
-        return [pid for pid, parent in parents() if parent in raylets]
-
-
-def parents() -> Iterator[tuple[int, int]]:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            yield int(stat.parent.name), int(fields[1])
 
 
 def line_of(outcome: Outcome) -> str:

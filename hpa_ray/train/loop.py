@@ -235,7 +235,9 @@ def _check_same(config: Config, folder: RunFolder, state: dict[str, Any], data: 
 
 def _guarantee(config: Config, state: dict[str, Any], place: Place) -> str:
     """What a resumed run promises, in a line."""
-    where = f"after {place.epoch} epochs" + (f" and {n:,} images of the next" if (n := place.samples_seen) else "")
+    where = f"after {place.epoch} epoch{'s' * (place.epoch != 1)}" + (
+        f" and {n:,} images of the next" if (n := place.samples_seen) else ""
+    )
     promise = "every epoch still has each of its samples once"
     if config.run.exact:
         return f"going on {where}; {promise}, and the result is bit for bit that of a run never stopped"

@@ -1,0 +1,78 @@
+"""Several real Ray nodes on this machine, to be killed, for benchmarks of what is lost then."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Nodes:
+    """A Ray cluster of three nodes on this machine, the first without work of its own."""
+
+    def __init__(self) -> None:
+        from hpa_ray import cluster
+
+        for name, value in cluster.ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+
+    def __enter__(self) -> "Nodes":
+        from ray.cluster_utils import Cluster
+
+        store = {"object_store_memory": 256 * 2**20}
+        self._store = store
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **store}
+        )
+        self.others: list[Any] = []
+        self.add()
+        self.add()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._cluster.shutdown()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self) -> None:
+        self.others.append(self._cluster.add_node(num_cpus=2, resources={"training": 1}, **self._store))
+
+    def replace(self, *, join: bool) -> None:
+        """Kill all processes of one node; another one may join."""
+        self._cluster.remove_node(self.others.pop(0), allow_graceful=False)
+        if join:
+            self.add()
+
+    def restart(self) -> None:
+        """Kill the whole cluster, head first, and start another one."""
+        for process in self._cluster.head_node.all_processes["gcs_server"]:
+            process.process.kill()
+        self._cluster.shutdown()
+        self.__enter__()
+
+    def pids(self) -> list[int]:
+        """Of the processes that work for the nodes' raylets."""
+        raylets = {node.all_processes["raylet"][0].process.pid for node in self._cluster.list_all_nodes()}
+        return [pid for pid, parent in parents() if parent in raylets]
+
+    def all_pids(self) -> list[int]:
+        """Of the nodes' own processes and those that work for them."""
+        nodes = self._cluster.list_all_nodes()
+        own = [info.process.pid for node in nodes for infos in node.all_processes.values() for info in infos]
+        return own + self.pids()
+
+    def object_store_bytes(self) -> int:
+        """In use, in the object stores of all nodes."""
+        from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+        reply = get_memory_info_reply(get_state_from_address(self.address))
+        return int(reply.store_stats.object_store_bytes_used)
+
+
+def parents() -> Iterator[tuple[int, int]]:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            yield int(stat.parent.name), int(fields[1])
