@@ -10,9 +10,9 @@ of every epoch. The trainings with Ray run on three real nodes on this machine. 
 it should be.
 
 kinds: driver (kill -9, without Ray), upload (the same while a checkpoint is written), worker (kill -9 of a Ray Train
-worker), task (of a process that reads data), node (all of a node's processes, and a new one joins), ray-driver, head
-(the whole cluster, and another starts), resize (a node leaves and a run of 1..2 workers shrinks; one joins and it
-grows; no bit equality is promised there).
+worker), task (of a process that reads data; at 128 px, as smaller images are all read before the first step), node
+(all of a node's processes, and a new one joins), ray-driver, head (the whole cluster, and another starts), resize (a
+node leaves and a run of 1..2 workers shrinks; one joins and it grows; no bit equality is promised there).
 """
 
 import argparse
@@ -82,7 +82,6 @@ def main() -> int:
 class Study:
     def __init__(self, folder: Path, epochs: int, times: int, rng: random.Random) -> None:
         self.folder, self.epochs, self.times, self.rng = folder, epochs, times, rng
-        self.straight_s: dict[bool, float] = {}
 
     def draw(self) -> None:
         atlas = self.folder / "atlas"
@@ -106,20 +105,23 @@ class Study:
             straight = self.straight("train.num_workers=0")
             return self.disturb(kind, straight, None, "train.num_workers=0")
         with Nodes() as nodes:
+            if kind == "task":
+                straight = self.straight("train.num_workers=2", nodes, *LARGER)
+                return self.disturb(kind, straight, nodes, "train.num_workers=2", *LARGER)
             if kind == "resize":
                 straight = self.straight("train.num_workers=0")
                 return self.disturb(kind, straight, nodes, "train.num_workers=1..2", *RESIZE)
             straight = self.straight("train.num_workers=2", nodes)
             return self.disturb(kind, straight, nodes, "train.num_workers=2")
 
-    def straight(self, workers: str, nodes: Nodes | None = None) -> tuple[Path, float]:
+    def straight(self, workers: str, nodes: Nodes | None = None, *more: str) -> tuple[Path, float]:
         """The undisturbed run's folder and seconds; made once."""
-        name = "straight-ray" if nodes else "straight"
+        name = "straight" + "-ray" * bool(nodes) + "-larger" * bool(more)
         note = self.folder / f"{name}.json"
         if not note.exists():
             shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
             began = time.monotonic()
-            process = start(self.words(name, workers), self.folder / f"{name}.log", nodes)
+            process = start(self.words(name, workers, *more), self.folder / f"{name}.log", nodes)
             if process.wait():
                 raise SystemExit(f"the undisturbed run failed: {self.folder}/{name}.log")
             note.write_text(json.dumps(time.monotonic() - began))
@@ -158,6 +160,7 @@ class Study:
 
 
 RESIZE = ("train.resources=training=1",)
+LARGER = ("data.image_size=128", "model.name=shufflenet_v2_x0_5")
 
 
 def command(verb: str) -> list[str]:
@@ -204,7 +207,10 @@ def inject(kind: str, process: "subprocess.Popen[bytes]", run: Path, nodes: Node
     assert nodes is not None
     if kind in ("worker", "task"):
         title = "TrainWorker" if kind == "worker" else "MapBatches"
-        return bool(wait_until(lambda: kill_one(nodes.pids(), title), 30))
+        until = time.monotonic() + 120
+        while not (killed := kill_one(nodes.pids(), title)) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        return killed
     if kind in ("node", "resize"):
         if kind == "resize" and len(nodes.others) < 2:
             nodes.add()
