@@ -65,7 +65,9 @@ def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
         last = min(first + per_task, len(worker_items))
         return to_block([read_item(worker_source, worker_items[k]) for k in range(first, last)])
 
-    with _building, ray.data.DataContext.current(cluster.data_context(in_order=True)):
+    context = cluster.data_context(in_order=True)
+    context.execution_no_progress_timeout_s = -1  # long steps and long validations are no hang: see train/watchdog
+    with _building, ray.data.DataContext.current(context):
         return ray.data.range(num_tasks, override_num_blocks=num_tasks).map_batches(read, batch_size=1)
 
 

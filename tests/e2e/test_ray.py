@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +17,7 @@ import pytest
 from hpa_ray.cli.main import main
 from hpa_ray.config import load_config
 from hpa_ray.stream import Batch, EpochOrder, Place, Sampling, Schedule, Steps, open_data, ray_feed
+from hpa_ray.stream.feed import TASK_BYTES
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -102,6 +105,37 @@ def test_two_readers_get_every_sample_once_and_in_order(
         for kind, rows in (("train", train_rows), ("val", val_rows)):
             mine = [batch for batches in seen for batch in batches if (batch.kind, batch.epoch) == (kind, epoch)]
             assert Counter(int(row) for batch in mine for row in batch.rows_B) == Counter(rows.tolist())
+
+
+def test_training_that_pauses_is_no_hang_to_ray_data(
+    dashboard: str, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpa_ray import cluster
+
+    plain = cluster.data_context
+
+    def impatient(*, in_order: bool = False) -> Any:
+        context = plain(in_order=in_order)
+        context.execution_no_progress_timeout_s = 1
+        context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+            object_store_memory=2**17  # a few blocks: the others wait for the reader
+        )
+        return context
+
+    monkeypatch.setattr(cluster, "data_context", impatient)
+    cluster.start_ray()
+    data = open_data(load_config([f"data.shards={shards}", "split.parts=0.6/0.2/0.2"]))
+    train_rows, steps = data.parts["train"], Steps(len(data.parts["train"]), 5, 1)
+    order = EpochOrder(len(train_rows), 1, chunk_rows=4)
+    schedule = Schedule(
+        train_rows, data.parts["val"], Sampling(len(train_rows), 0, None), order, steps, 0, Place(0, steps), 12
+    )
+    seen = 0
+    for _ in ray_feed(data.source, schedule, prefetch=1, batch_bytes=TASK_BYTES):
+        seen += 1
+        if seen == 3:
+            time.sleep(6.0)
+    assert seen == len(schedule)
 
 
 def test_one_ray_worker_learns_what_this_process_learns(dashboard: str, shards: str, storage: Path) -> None:
