@@ -22,6 +22,7 @@ class RunFolder:
     def __init__(self, uri: str) -> None:
         self.uri = absolute(uri)
         self._saved: str | None = None
+        self._undeleted: str | None = None
 
     def path(self, *parts: str) -> str:
         return join(self.uri, *parts)
@@ -76,7 +77,18 @@ class RunFolder:
             raise FileNotFoundError(errno.ENOENT, "was removed, or emptied, while the run was going on", self.uri)
         self._saved = name
         broken = [old for old in files if old.endswith(".tmp")]  # of a process killed
-        remove(self.path("checkpoints", old) for old in (*names[:-CHECKPOINTS_KEPT], *broken))
+        try:
+            remove(self.path("checkpoints", old) for old in (*names[:-CHECKPOINTS_KEPT], *broken))
+        except PermissionError as error:  # a place where files may be written and not deleted
+            if self._undeleted is None:
+                self._undeleted = f"older checkpoints stay, as they can not be deleted: {error}"
+
+    def undeleted(self) -> str:
+        """Why files that are needed no longer stay; told once, and empty if none do."""
+        reason = self._undeleted or ""
+        if reason:
+            self._undeleted = ""
+        return reason
 
     def load_checkpoint(self, name: str | None = None) -> dict[str, Any] | None:
         """One of `checkpoints`, or the newest; None if there is none. Raises InputError if it can not be read."""

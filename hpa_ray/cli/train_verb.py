@@ -171,9 +171,11 @@ def check_settings(config: Config) -> None:
 def claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
     """Make the run folder this run's own. Raises InputError if it is another's, or not the same run's."""
     text = dump_config(config)
-    if not folder.exists() or _ended_empty(folder):
+    is_new = not folder.exists()
+    if is_new or _ended_empty(folder):
         if not dry:
             folder.write_text("config.yaml", text)
+        if not dry and not is_new:
             remove([folder.path("summary.json")])
         return
     if not config.run.resume:

@@ -153,6 +153,8 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: 
             metrics = recorder.end_epoch(epoch + 1, learner.kept, seen, Seen.join(validated), rejects, numbers)
             folder.save_checkpoint(place.epoch, state_at(place, []))
             host.tell({"event": "epoch", **metrics})
+            if reason := folder.undeleted():
+                host.tell({"event": "note", "text": reason})
             if pictures and epoch == 0:
                 for problem in pictures.finish():
                     host.tell({"event": "note", "text": problem})

@@ -115,6 +115,19 @@ def test_keys_that_are_good_again_after_a_while(here: Lab, kind: str) -> None:
 # ---- what does not
 
 
+def test_where_nothing_may_be_deleted_a_run_keeps_all_its_checkpoints(here: Lab) -> None:
+    here.store.faults = Faults(denied=1.0, methods=("POST", "DELETE"), paths="delete", max_in_a_row=None)
+    run = f"s3://{BUCKET}/runs/keeps"
+    ended = here.call("train", *here.training(f"s3://{BUCKET}/runs", "keeps"))
+    assert ended.code == 0, ended.told
+    here.reach()
+    log = storage.read_bytes(f"{run}/run.log").decode()
+    assert log.count("note: older checkpoints stay, as they can not be deleted: ") == 1
+    assert here.difference(run) is None
+    assert sorted(storage.list_files(f"{run}/checkpoints")) == [f"epoch-{epoch:04d}.pt" for epoch in (1, 2, 3)]
+    assert here.lost() == 0
+
+
 def test_a_checkpoint_that_can_not_be_stored_ends_the_run_at_the_one_before(here: Lab) -> None:
     here.store.faults = Faults(max_in_a_row=None, **SECOND_PUT)
     ended = here.call("train", *here.training(RUNS, "endless"), "storage.max_attempts=3")
