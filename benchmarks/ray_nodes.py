@@ -19,7 +19,7 @@ class Nodes:
     def __enter__(self) -> "Nodes":
         from ray.cluster_utils import Cluster
 
-        store = {"object_store_memory": 256 * 2**20}
+        store = {"object_store_memory": 80 * 2**20}  # about the least Ray takes: what is read ahead is soon more
         self._store = store
         self._cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **store}
