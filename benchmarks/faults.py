@@ -116,7 +116,7 @@ class Study:
 
     def straight(self, workers: str, nodes: Nodes | None = None, *more: str) -> tuple[Path, float]:
         """The undisturbed run's folder and seconds; made once."""
-        name = "straight" + "-ray" * bool(nodes) + "-larger" * bool(more)
+        name = f"straight-{self.epochs}" + "-ray" * bool(nodes) + "-larger" * bool(more)
         note = self.folder / f"{name}.json"
         if not note.exists():
             shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
