@@ -16,6 +16,8 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -185,7 +187,18 @@ def words_of(options: argparse.Namespace, shards: Path, split: Path, choice: Cho
 
 
 def bind(numbers: Any, num_processes: int) -> None:
-    """Give this process of several one CPU of its own: threads of several would only wait for each other."""
+    """Give this process of several one CPU of its own: threads of several would only wait for each other.
+
+    It ends when the program does, however that ends: a training would go on unseen.
+    """
+    program = os.getppid()
+
+    def end_too() -> None:
+        while os.getppid() == program:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=end_too, daemon=True).start()
     if num_processes > 1:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[numbers.get()]})
 
