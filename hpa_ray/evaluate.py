@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from hpa_ray.checkpoint.model_file import ShippedModel
-from hpa_ray.checkpoint.results import floor_scores, scores_of, write_results
+from hpa_ray.checkpoint.results import all_scores, floor_scores, scores_of, write_results
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config
-from hpa_ray.metrics import score, score_predictions
 from hpa_ray.predict import infer
 from hpa_ray.stream import Data, check_rejects
 
@@ -44,10 +43,9 @@ def evaluate(
     thresholds = np.asarray(shipped.card.thresholds)
     ids = data.ids(found.rows_N)
     if part == "val":  # the stored thresholds were tuned on these very images
-        scores = scores_of(found.probabilities_NK, targets, ids)
+        scores = scores_of(found.probabilities_NK, targets, ids, data.rare_K)
     else:
-        tuned = score_predictions(found.probabilities_NK >= thresholds, targets)
-        scores = score(found.probabilities_NK, targets) | {f"{name}_tuned": value for name, value in tuned.items()}
+        scores = all_scores(found.probabilities_NK, targets, found.probabilities_NK >= thresholds, data.rare_K)
     summary = {
         "part": part,
         **scores,

@@ -10,21 +10,39 @@ import pyarrow as pa
 
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
-from hpa_ray.metrics import constant_floor, per_class, score, score_tuned
+from hpa_ray.metrics import constant_floor, cross_fit, per_class, score, score_predictions
 from hpa_ray.schema import PREDICTION_ROW
 from hpa_ray.storage import write_parquet
 
 
-def scores_of(probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str]) -> dict[str, Any]:
+def scores_of(probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str], rare_K: np.ndarray) -> dict[str, Any]:
     """Scores at threshold 0.5 and, as `_tuned`, at per-class thresholds tuned on other images (cross-fitted)."""
+    return all_scores(probabilities, targets, cross_fit(probabilities, targets, ids), rare_K)
+
+
+def all_scores(
+    probabilities: np.ndarray, targets: np.ndarray, tuned_NK: np.ndarray, rare_K: np.ndarray
+) -> dict[str, Any]:
+    """Scores at threshold 0.5 and, as `_tuned`, of the given (N, K) decisions; `_rare` are means over rare classes.
+
+    rare_K: bool. Of them, those without an image here are left out; num_rare_classes says how many remain.
+    """
     scores = score(probabilities, targets)
-    return scores | {f"{name}_tuned": value for name, value in score_tuned(probabilities, targets, ids).items()}
+    scores |= {f"{name}_tuned": value for name, value in score_predictions(tuned_NK, targets).items()}
+    there_K = rare_K & targets.any(axis=0)
+    scores |= {"macro_f1_rare": None, "macro_f1_rare_tuned": None, "map_rare": None}
+    if there_K.any():
+        half = score(probabilities[:, there_K], targets[:, there_K])
+        tuned = score_predictions(tuned_NK[:, there_K], targets[:, there_K])
+        scores |= {"macro_f1_rare": half["macro_f1"], "map_rare": half["map"]}
+        scores |= {"macro_f1_rare_tuned": tuned["macro_f1"]}
+    return scores | {"num_rare_classes": int(there_K.sum())}
 
 
 def selectable() -> dict[str, bool]:
     """Scores of the validation part by which an epoch can be chosen, and whether larger ones are better."""
     zeros = np.zeros((2, NUM_CLASSES))
-    names = scores_of(zeros, zeros.astype(np.uint8), ["a", "b"])
+    names = scores_of(zeros, zeros.astype(np.uint8), ["a", "b"], np.zeros(NUM_CLASSES, bool))
     return {name: "loss" not in name for name in ("val_loss", *names) if not name.startswith("num_")}
 
 

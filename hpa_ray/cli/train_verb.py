@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -44,6 +45,8 @@ MAY_DIFFER = (
 )
 """Keys that may have another value when a run is resumed: they say where it runs. The number of workers also changes
 the global batch, which is told."""
+PLACES = ("data.shards", "data.images", "data.labels")
+"""Keys that are known only once the images given, or the embedded ones, are shards."""
 PACKAGES = ("hpa-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
 
 
@@ -77,9 +80,9 @@ def train(invocation: Invocation) -> dict[str, Any]:
     return summary
 
 
-def named(config: Config) -> tuple[Config, RunFolder]:
+def named(config: Config, kind: str = "train") -> tuple[Config, RunFolder]:
     """With the name and the place that a run gets where none is given; and its folder."""
-    name = config.run.name or datetime.now().strftime("train-%Y%m%d-%H%M%S")
+    name = config.run.name or datetime.now().strftime(f"{kind}-%Y%m%d-%H%M%S")
     storage = config.run.storage or str(home() / "runs")
     run = config.run.model_copy(update={"name": name, "storage": storage})
     return config.model_copy(update={"run": run}), RunFolder(join(storage, name))
@@ -168,8 +171,13 @@ def check_settings(config: Config) -> None:
         raise InputError(*problems)
 
 
-def claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
-    """Make the run folder this run's own. Raises InputError if it is another's, or not the same run's."""
+def claim(
+    folder: RunFolder, config: Config, *, dry: bool = False, more: Sequence[str] = (), may_differ: Sequence[str] = ()
+) -> None:
+    """Make the run folder this run's own. Raises InputError if it is another's, or not the same run's.
+
+    more: sections that say what the run is, beside those of a training. may_differ: keys that do not, beside ours.
+    """
     text = dump_config(config)
     is_new = not folder.exists()
     if is_new or _ended_empty(folder):
@@ -188,8 +196,8 @@ def claim(folder: RunFolder, config: Config, *, dry: bool = False) -> None:
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder.uri}/config.yaml: damaged - choose another run.name") from error
     now = _flat(yaml.safe_load(text))
-    ignored = MAY_DIFFER + (("data.shards",) if dry else ())
-    sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run")
+    ignored = (*MAY_DIFFER, *may_differ, *(PLACES if dry else ()))
+    sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run", *more)
     keys = [key for key in now if key not in ignored and key.split(".")[0] in sections]
     changed = [f"{key}: {before.get(key)} there, {now[key]} here" for key in keys if before.get(key) != now[key]]
     if changed:

@@ -399,6 +399,8 @@ class TrainConfig(Section):
 
 
 class TrackConfig(Section):
+    pictures: bool = True
+    """Draw augmented samples, the model's layers and the curves of the run into its folder figures."""
     tensorboard: bool = True
     """Write event files into the folder tensorboard of the run."""
     mlflow: str | None = None
@@ -427,6 +429,44 @@ class DoctorConfig(Section):
     """File for all that was found, as JSON; unset: print only."""
     timeout_s: float = Field(60.0, gt=0)
     """Seconds that torch, and every node of a cluster, is waited for."""
+
+
+class TuneConfig(Section):
+    space: str = "rare"
+    """What is varied: loss, sampling, augment, rare (all three), lr, or a YAML file of keys and their choices or
+    ranges."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """How the next trial is chosen: by Optuna's TPE from those before, at random, or all combinations."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """asha: of the trials that have come as far, only the better ones go on."""
+    trials: int = Field(24, ge=1, le=10_000)
+    """How many are begun, the one with nothing changed among them."""
+    metric: str = "macro_f1_rare_tuned"
+    """Score of the validation part that is to be best, the name of one in metrics.jsonl; of losses the smallest."""
+    floor: Share = 0.95
+    """Share of the unchanged trial's macro_f1_tuned that a trial must reach to be among the best."""
+    grace_epochs: int | None = Field(None, ge=1)
+    """Epochs of every trial before asha may stop it; unset: a quarter of train.epochs."""
+    reduction: float = Field(3.0, gt=1)
+    """Of so many trials asha lets one go on, each time so many times further."""
+    finalists: int = Field(3, ge=0)
+    """Best trials that are trained again with other seeds and scored on the test part, beside the unchanged one."""
+    repeats: int = Field(3, ge=1)
+    """Seeds of every finalist."""
+    cpus: float | None = Field(None, gt=0)
+    """CPUs of a trial; unset: 1. With train.num_workers above 1, of each of its workers."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of a trial, such as 0.5 for two on one; unset: 1 where the cluster has any."""
+    concurrency: int | None = Field(None, ge=1)
+    """Trials side by side; unset: as many as the cluster holds."""
+    hours: float | None = Field(None, gt=0)
+    """No further trial is begun after so many hours of this start; unset: none but tune.trials."""
+    device_hours: float | None = Field(None, gt=0)
+    """Nor after so many hours of GPUs, or of CPUs where there are none, summed over trials and starts."""
+    warm_start: Words = ()
+    """Folders of earlier studies that tpe learns from."""
+    max_failures: int = Field(2, ge=0)
+    """Times a trial whose process was lost is taken up again."""
 
 
 class EvaluateConfig(Section):
@@ -496,6 +536,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     track: TrackConfig = TrackConfig()
     run: RunConfig = RunConfig()
+    tune: TuneConfig = TuneConfig()
     doctor: DoctorConfig = DoctorConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()

@@ -10,6 +10,7 @@ from hpa_ray.figures.curves import curves
 from hpa_ray.figures.layers import layers_figure
 from hpa_ray.figures.matrices import cooccurrence, correlation
 from hpa_ray.figures.pixels import intensity_histograms, montage
+from hpa_ray.figures.study import class_effects, effect_dots, final_differences, parallel_trials, study_curves
 from hpa_ray.figures.style import as_jpeg, figure_png, figure_svg
 
 __all__ = [
@@ -17,16 +18,21 @@ __all__ = [
     "as_jpeg",
     "augmented",
     "class_distribution",
+    "class_effects",
     "class_shares",
     "cooccurrence",
     "correlation",
     "curves",
+    "effect_dots",
     "figure_png",
     "figure_svg",
+    "final_differences",
     "intensity_histograms",
     "labels_per_image",
     "layers_figure",
     "merge_rgb",
     "montage",
+    "parallel_trials",
+    "study_curves",
     "thumbnail",
 ]

@@ -29,6 +29,9 @@ PARTS = ("train", "val", "test")
 STATISTICS_IMAGES = 128
 """Training images of each source whose pixels give its mean and std when training straight from files."""
 
+RARE_SHARE = 0.01
+"""Of the competition's images: the seven rarest classes."""
+
 # N images, C channels, M sources
 
 
@@ -58,6 +61,13 @@ class Data:
     matching: Matching | None  # None where all images are of the first source
     rejects: list[Reject]
     notes: list[str]
+
+    @property
+    def rare_K(self) -> np.ndarray:
+        """bool: the classes that are there, but in a smaller share of the training images than RARE_SHARE."""
+        counts_K = self.targets_NK[self.parts["train"]].sum(axis=0)
+        rare: np.ndarray = (counts_K > 0) & (counts_K < RARE_SHARE * len(self.parts["train"]))
+        return rare
 
     def ids(self, rows: np.ndarray) -> list[str]:
         return list(self.image_ids.take(pa.array(rows)).to_pylist())

@@ -66,11 +66,13 @@ class LocalHost:
         prefetch: int,
         show: Callable[[Event], None],
         must_stop: Callable[[], bool] = lambda: False,
+        *,
+        num_threads: int | None = None,
     ) -> None:
         gpu = torch.cuda.is_available() if use_gpu is None else use_gpu
         self.device = torch.device("cuda" if gpu else "cpu")
         self.prefetch, self.tell, self.give_up, self.must_stop = prefetch, show, show, must_stop
-        torch.set_num_threads(available_cpus())
+        torch.set_num_threads(num_threads or available_cpus())
 
     def feed(self, source: Source, schedule: Schedule) -> Iterator[Batch]:
         return local_feed(source, schedule, prefetch=self.prefetch)

@@ -74,7 +74,8 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: 
         del state
     if recorder.is_finished:
         return
-    pictures = Pictures(config, data, folder, learner) if host.rank == 0 and place == Place(0, steps) else None
+    pictured = config.track.pictures and host.rank == 0 and place == Place(0, steps)
+    pictures = Pictures(config, data, folder, learner) if pictured else None
     schedule = Schedule(data.parts["train"], data.parts["val"], samples, order, steps, host.rank, place, cfg.epochs)
     stream = to_device(host.feed(data.source, schedule), data, host.device)
     if host.rank == 0:

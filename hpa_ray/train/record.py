@@ -120,7 +120,7 @@ class Recorder:
             )
         probabilities, targets = val.probabilities(), self.data.targets_NK[val.rows_N]
         ids = self.data.ids(val.rows_N)
-        scores = scores_of(probabilities, targets, ids)
+        scores = scores_of(probabilities, targets, ids, self.data.rare_K)
         losses = {"val_loss": self._val_loss(val.logits_NK, targets)}
         line = {"epoch": epoch, **numbers, **losses, **self._train_scores(train, numbers["num_samples"]), **scores}
         line["wall_s"] = round(self._wall_s(), 1)

@@ -39,7 +39,7 @@ def tracking(config: Config, folder: RunFolder, say: Callable[[str], None]) -> I
     it must not cost the run.
     """
     lines = folder.read_metrics()
-    trackers: list[Tracker] = [Curves(folder)]
+    trackers: list[Tracker] = [Curves(folder)] if config.track.pictures else []
     if config.track.tensorboard:
         trackers.append(TensorBoard(folder))
     if config.track.mlflow:

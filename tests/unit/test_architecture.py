@@ -21,6 +21,7 @@ LAYERS = (
     ("stream", "check", "explore", "duplicates", "fetch"),
     ("train", "predict", "doctor"),
     ("evaluate",),
+    ("tune",),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
@@ -31,6 +32,7 @@ RAY_RIM = {
     "stream/feed.py",
     "train/launch.py",
     "train/ray_host.py",
+    "tune/search.py",
     "predict/infer.py",
 }
 

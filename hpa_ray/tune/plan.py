@@ -1,0 +1,179 @@
+"""Which trial comes next, and when the study is over; knows nothing of what runs them. Before: study. After: search.
+
+First all searched trials, of which number 0 has nothing changed; then the best of them and number 0 again, with other
+seeds and on to the test part.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hpa_ray.checkpoint.results import selectable
+from hpa_ray.config import Config
+from hpa_ray.errors import InputError
+from hpa_ray.tune.sampler import Tried, suggest
+from hpa_ray.tune.space import Overrides, Space
+from hpa_ray.tune.study import Status, StudyFolder, Trial, finals, searched
+
+FLOOR_METRIC = "macro_f1_tuned"
+Line = dict[str, Any]
+
+
+class Plan:
+    """All trials of a study, those of earlier starts among them; every step is on storage before it counts."""
+
+    def __init__(
+        self,
+        config: Config,
+        space: Space,
+        folder: StudyFolder,
+        *,
+        devices: float,
+        earlier: Sequence[Trial] = (),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """devices: GPUs of a trial, or CPUs where it has none. earlier: trials of other studies."""
+        self.config, self.cfg, self.space, self.folder = config, config.tune, space, folder
+        self.devices, self.earlier, self.now = devices, earlier, now
+        self.larger = selectable()[self.cfg.metric]
+        self.trials = {trial.number: trial for trial in folder.trials()}
+        self.live: set[int] = set()
+        self.began = now()
+        self.exhausted = ""
+        """Why no further trial is searched, if not for tune.trials."""
+
+    # ---- what search asks
+
+    def next(self) -> Trial | None:
+        """A trial to start; None as long as others have to end first, or as the study is over."""
+        for number, trial in self.trials.items():
+            if not trial.is_over and number not in self.live:
+                self.live.add(number)
+                return trial
+        new = self._next_searched() or self._next_final()
+        if new is not None:
+            self.folder.add(new)
+            self.trials[new.number] = new
+            self.live.add(new.number)
+        return new
+
+    @property
+    def is_over(self) -> bool:
+        if any(not trial.is_over for trial in self.trials.values()) or self._may_search():
+            return False
+        return not self._finals_left()
+
+    @property
+    def num_planned(self) -> int:
+        """Trials of the study, as far as it is known now."""
+        num_searched = len(searched(self._list)) if self.exhausted else self.cfg.trials
+        return num_searched + (self.cfg.finalists + 1) * self.cfg.repeats * bool(self.cfg.finalists)
+
+    def heard(self, number: int, line: Line) -> None:
+        """An epoch of a trial is done; one that is told again takes the place of the first."""
+        trial = self.trials[number]
+        before = tuple(one for one in trial.lines if one["epoch"] < line["epoch"])
+        self.trials[number] = trial._replace(lines=(*before, line))
+
+    def end(self, number: int, status: Status, *, reason: str = "", test: Line | None = None) -> Trial:
+        trial = self.trials[number]
+        seconds = float(trial.lines[-1]["wall_s"]) if trial.lines else 0.0
+        trial = trial._replace(status=status, reason=reason, seconds=seconds, test=test)
+        self.folder.finish(trial)
+        self.trials[number] = trial
+        self.live.discard(number)
+        return trial
+
+    # ---- what became of them
+
+    def value(self, trial: Trial, epochs: int | None = None) -> float | None:
+        """The best of tune.metric, larger is better; None before there is any."""
+        best = trial.best(self.cfg.metric, larger=self.larger, epochs=epochs)
+        return best if best is None or self.larger else -best
+
+    @property
+    def grace_epochs(self) -> int:
+        return min(self.cfg.grace_epochs or max(1, self.config.train.epochs // 4), self.config.train.epochs)
+
+    def ranked(self) -> list[Trial]:
+        """Searched trials with all their epochs, the best first, those below tune.floor left out."""
+        done = [trial for trial in searched(self._list) if trial.status == "done" and self.value(trial) is not None]
+        unchanged = self.trials.get(0)
+        floor = self.cfg.floor * (self._overall(unchanged) or 0.0) if unchanged else 0.0
+        good = [trial for trial in done if (self._overall(trial) or 0.0) >= floor]
+        return sorted(good, key=lambda trial: (-(self.value(trial) or 0.0), trial.number))
+
+    def device_hours(self) -> float:
+        return self.devices * sum(_seconds(trial) for trial in self._list) / 3600
+
+    @property
+    def _list(self) -> list[Trial]:
+        return [self.trials[number] for number in sorted(self.trials)]
+
+    def _overall(self, trial: Trial) -> float | None:
+        return trial.best(FLOOR_METRIC, larger=True)
+
+    def _may_search(self) -> bool:
+        if self.exhausted or finals(self._list) or len(searched(self._list)) >= self.cfg.trials:
+            return False
+        if self.cfg.hours and self.now() - self.began > 3600 * self.cfg.hours:
+            self.exhausted = f"tune.hours = {self.cfg.hours:g} are over"
+        elif self.cfg.device_hours and self.device_hours() > self.cfg.device_hours:
+            self.exhausted = f"tune.device_hours = {self.cfg.device_hours:g} are used"
+        return not self.exhausted
+
+    def _next_searched(self) -> Trial | None:
+        if not self._may_search():
+            return None
+        number = len(self.trials)
+        overrides = self._suggestion(number) if number else {}
+        if overrides is None:
+            self.exhausted = "tune.space has nothing left to try"
+            return None
+        return Trial(number, overrides, self.config.run.seed)
+
+    def _suggestion(self, number: int) -> Overrides | None:
+        tried = [self._tried(trial) for trial in searched(self._list)]
+        if self.cfg.sampler == "tpe":
+            tried = [self._tried(trial) for trial in self.earlier if trial.is_over] + tried
+        return suggest(
+            self.space, tried, self.config, sampler=self.cfg.sampler, seed=self.config.run.seed, number=number
+        )
+
+    def _tried(self, trial: Trial) -> Tried:
+        state = "running" if trial.status == "open" else trial.status
+        return Tried(trial.overrides, self.value(trial), trial.epochs, state)
+
+    def _finals_left(self) -> list[tuple[int, int]]:
+        """Searched trial and seed of the finals that were not begun: a seed of each before the next seed."""
+        best = [trial.number for trial in self.ranked() if trial.number][: self.cfg.finalists]
+        if not best:
+            return []
+        chosen = best if self.trials[0].status == "failed" else [0, *best]
+        begun = {(trial.final_of, trial.seed) for trial in finals(self._list)}
+        seeds = [self.config.run.seed + 1 + repeat for repeat in range(self.cfg.repeats)]
+        return [(number, seed) for seed in seeds for number in chosen if (number, seed) not in begun]
+
+    def _next_final(self) -> Trial | None:
+        if self._may_search() or any(not trial.is_over for trial in searched(self._list)):
+            return None
+        left = self._finals_left()
+        if not left:
+            return None
+        number, seed = left[0]
+        return Trial(len(self.trials), self.trials[number].overrides, seed, final_of=number)
+
+
+def _seconds(trial: Trial) -> float:
+    return float(trial.lines[-1]["wall_s"]) if trial.lines else trial.seconds
+
+
+def check_metric(config: Config) -> None:
+    """Raises InputError for a tune.metric that there is not."""
+    import difflib
+
+    names = selectable()
+    if config.tune.metric not in names:
+        close = difflib.get_close_matches(config.tune.metric, names, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(sorted(names))}"
+        raise InputError(f"tune.metric = {config.tune.metric!r}: no score of this name - {hint}")

@@ -1,0 +1,65 @@
+"""One trial in a process that has torch loaded: the same loop as `train`. Before: plan. After: search."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hpa_ray.checkpoint.run_folder import RunFolder
+from hpa_ray.config import Config, dump_config
+from hpa_ray.stream import Data
+from hpa_ray.tune.space import with_overrides
+from hpa_ray.tune.study import Trial
+
+Line = dict[str, Any]
+OURS = ("space", "sampler", "scheduler", "trials", "metric")
+
+
+def config_of(base: Config, trial: Trial, *, storage: str) -> Config:
+    """The configuration of a trial's run: what `train` would have, without what nobody looks at."""
+    config = with_overrides(base, trial.overrides)
+    run = {"name": f"{trial.number:04d}", "storage": storage, "seed": trial.seed, "resume": True}
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update=run),
+            "train": config.train.model_copy(update={"select": base.tune.metric}),
+            "track": config.track.model_copy(update={"pictures": False, "tensorboard": False}),
+        }
+    )
+
+
+def run_trial(
+    config: Config,
+    data: Data,
+    folder: RunFolder,
+    report: Callable[[Line], None],
+    *,
+    num_threads: int,
+    use_gpu: bool,
+    with_test: bool,
+) -> Line | None:
+    """Train from the newest checkpoint of the folder to the end; `report` gets every epoch's line and may raise.
+
+    Returns the scores on the test part if they are wanted.
+    """
+    folder.write_text("config.yaml", dump_config(config))
+
+    def tell(event: Line) -> None:
+        if event["event"] == "epoch":
+            report({key: value for key, value in event.items() if key != "event"})
+
+    if config.train.num_workers > 1:
+        from hpa_ray.train import launch
+
+        launch(config, data, folder, tell)
+    else:
+        from hpa_ray.train.host import LocalHost
+        from hpa_ray.train.loop import train
+
+        host = LocalHost(use_gpu, config.train.prefetch_batches, tell, num_threads=num_threads)
+        train(config, data, host, folder)
+    rows = data.parts.get("test")
+    if not with_test or rows is None or not len(rows):
+        return None
+    from hpa_ray.checkpoint.model_file import load_model
+    from hpa_ray.evaluate import evaluate
+
+    return evaluate(config, load_model(folder.uri), data, rows, part="test", folder=folder)

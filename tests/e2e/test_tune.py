@@ -1,0 +1,117 @@
+"""A study on a real Ray cluster: trials in warm processes, stops, a failure, an answer, and going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from hpa_ray.cli.main import main
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    # Ray's own: sockets and files it leaves to the garbage collector, and calls of its own deprecated parts
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+SMALL = [
+    *("model.name=shufflenet_v2_x0_5", "train.epochs=3", "split.parts=30/15/15", "optim.warmup_epochs=0"),
+    *("train.batch_size=8", "tune.metric=map", "tune.grace_epochs=1", "tune.finalists=1", "tune.repeats=2"),
+    "tune.floor=0",  # of so few images all is chance
+]
+
+
+def study(folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Number of a trial -> what was to be done, and what became of it."""
+    return {
+        path.name: tuple(json.loads((path / name).read_text()) for name in ("trial.json", "outcome.json"))  # type: ignore[misc]
+        for path in sorted((folder / "trials").iterdir())
+    }
+
+
+def test_a_study_from_a_space_to_an_answer(dashboard: str, shards: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "loss.name": ["bce", "asl"],
+                "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+                "model.weights": {"choices": ["/nowhere/a.pth", "/nowhere/b.pth"], "when": {"loss.name": "asl"}},
+            }
+        )
+    )
+    words = [f"data.shards={shards}", *SMALL, f"tune.space={tmp_path}/space.yaml", "tune.trials=7"]
+    run = [f"run.storage={tmp_path}", "run.name=study"]
+    assert main(["tune", *words, *run]) == 0
+    folder = tmp_path / "study"
+    trials = study(folder)
+    searched = {name: pair for name, pair in trials.items() if pair[0]["final_of"] is None}
+    assert list(searched) == [f"{number:04d}" for number in range(7)]
+    assert searched["0000"][0]["overrides"] == {}
+    assert searched["0000"][1]["status"] == "done"
+    for noted, outcome in searched.values():
+        if noted["overrides"].get("loss.name") == "asl":
+            assert outcome["status"] == "failed"
+            assert ".pth" in outcome["reason"]
+        else:
+            assert outcome["status"] in ("done", "stopped")
+    assert any(outcome["status"] == "failed" for _, outcome in searched.values())
+    finals = [pair for pair in trials.values() if pair[0]["final_of"] is not None]
+    assert sorted((noted["final_of"] == 0, noted["seed"]) for noted, _ in finals) == [
+        (False, 1), (False, 2), (True, 1), (True, 2),
+    ]  # fmt: skip
+    assert all(outcome["test"]["num_images"] == 15 for _, outcome in finals)
+    table = pq.read_table(folder / "study.parquet")
+    assert table.num_rows == len(trials) == 11
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_failed"] == sum(outcome["status"] == "failed" for _, outcome in searched.values())
+    page = (folder / "study.html").read_text()
+    assert summary["words"][0][:40] in page
+    assert "/nowhere/" in page
+
+    # the same command has nothing left to do; a longer study goes on
+    before = {path: path.stat().st_mtime_ns for path in (folder / "trials").rglob("*.json")}
+    assert main(["tune", *words, *run]) == 2
+    assert main(["tune", *words, *run, "run.resume=true"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "trials").rglob("*.json")} == before
+
+    # the winner is an ordinary run
+    words = ["train", "--config", f"{folder}/best.yaml", f"run.storage={tmp_path}", "run.name=again"]
+    assert main([*words, "train.num_workers=0"]) == 0
+    paths = [folder / "trials" / f"{summary['winner']:04d}", tmp_path / "again"]
+    trial, again_line = (json.loads((path / "metrics.jsonl").read_text().splitlines()[0]) for path in paths)
+    # with another number of threads sums are rounded otherwise
+    assert again_line["train_loss"] == pytest.approx(trial["train_loss"], rel=1e-4)
+
+
+def test_a_study_whose_driver_is_killed_goes_on(dashboard: str, shards: str, tmp_path: Path) -> None:
+    words = [f"data.shards={shards}", *SMALL, "tune.space=lr", "tune.trials=4", "tune.finalists=0"]
+    command = [sys.executable, "-m", "hpa_ray.cli", "tune", *words, f"run.storage={tmp_path}", "run.name=killed"]
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([*command, "run.resume=true"], stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 300
+    while not (folder / "trials" / "0001" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path: path.read_bytes() for path in (folder / "trials").glob("*/outcome.json")}
+    begun = {path: path.read_bytes() for path in (folder / "trials").glob("*/trial.json")}
+    assert main([*command[3:], "run.resume=true"]) == 0
+    trials = study(folder)
+    assert len(trials) == 4
+    assert all(outcome["status"] in ("done", "stopped") for _, outcome in trials.values())
+    for path, content in (done | begun).items():
+        assert path.read_bytes() == content
+    for name, (_, outcome) in trials.items():
+        lines = [json.loads(line) for line in (folder / "trials" / name / "metrics.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
+        assert len(lines) == 3 or outcome["status"] == "stopped"
