@@ -206,7 +206,7 @@ def inject(kind: str, process: "subprocess.Popen[bytes]", run: Path, nodes: Node
         return True
     assert nodes is not None
     if kind in ("worker", "task"):
-        title = "TrainWorker" if kind == "worker" else "MapBatches"
+        title = "TrainWorker" if kind == "worker" else "ReadBatches"
         until = time.monotonic() + 120
         while not (killed := kill_one(nodes.pids(), title)) and process.poll() is None and time.monotonic() < until:
             time.sleep(0.002)

@@ -41,6 +41,7 @@ BUCKET = "hpa"
 NUM_IMAGES, NUM_VAL = 240, 40
 FAULTS = Faults(slow_down=0.01, server_error=0.01, reset=0.01, cut=0.01, reset_body=0.005, corrupt=0.005, seed=1)
 EVERY_S = 5.0
+FASTEST_EPOCH_S = 0.5  # so many are planned that they can not be over before the time is
 GROWTH = 1.10
 MIB = 2**20
 ANONYMOUS = re.compile(r"^Anonymous:\s+(\d+) kB", re.MULTILINE)
@@ -103,7 +104,7 @@ class Soak:
 
     def run(self, seconds: float, kill_every: float) -> None:
         """Train for so long, kill a worker every so often, and then ask for the end."""
-        process = self.start(epochs=100_000)
+        process = self.start(epochs=int(seconds / FASTEST_EPOCH_S))
         next_kill = kill_every
         while self.now < seconds and process.poll() is None:
             time.sleep(EVERY_S)

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,22 +54,38 @@ def local_feed(source: Source, items: Items, *, prefetch: int) -> Iterator[Batch
 
 
 def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
-    """A Ray Dataset of Arrow blocks, each with the batches of `per_task` items (see from_block), in order."""
+    """A Ray Dataset of Arrow blocks, each with the batches of `per_task` items (see from_block), in order.
+
+    A data source of our own, as range().map_batches() makes two tasks of each: Ray Data does not fuse them, and runs
+    thousands of the first kind before the first of the second.
+    """
     import ray.data
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
 
     num_tasks = -(-len(items) // per_task)
     reference = cluster.share((source, items))
+    unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
 
-    def read(numbers: dict[str, np.ndarray]) -> pa.Table:
-        worker_source, worker_items = cluster.shared(reference)
-        first = int(numbers["id"][0]) * per_task
-        last = min(first + per_task, len(worker_items))
-        return to_block([read_item(worker_source, worker_items[k]) for k in range(first, last)])
+    class Batches(Datasource):  # type: ignore[misc]
+        def estimate_inmemory_data_size(self) -> None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *more: Any, **options: Any) -> list[ReadTask]:
+            reads = (partial(_read_blocks, reference, per_task, number) for number in range(num_tasks))
+            return [ReadTask(read, unknown) for read in reads]
 
     context = cluster.data_context(in_order=True)
     context.execution_no_progress_timeout_s = -1  # long steps and long validations are no hang: see train/watchdog
     with _building, ray.data.DataContext.current(context):
-        return ray.data.range(num_tasks, override_num_blocks=num_tasks).map_batches(read, batch_size=1)
+        return ray.data.read_datasource(Batches(), override_num_blocks=num_tasks)
+
+
+def _read_blocks(reference: Any, per_task: int, number: int) -> list[pa.Table]:
+    """In a task of Ray Data."""
+    source, items = cluster.shared(reference)
+    last = min((number + 1) * per_task, len(items))
+    return [to_block([read_item(source, items[k]) for k in range(number * per_task, last)])]
 
 
 def ray_feed(source: Source, items: Items, *, prefetch: int, batch_bytes: int) -> Iterator[Batch]:
