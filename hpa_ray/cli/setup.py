@@ -14,7 +14,7 @@ from hpa_ray.ingest.plan import PLAN_IMAGES, Plan
 from hpa_ray.manifest import Manifest, open_images
 from hpa_ray.progress import console
 from hpa_ray.storage import absolute, join
-from hpa_ray.synth import draw_label_sets, write_atlas
+from hpa_ray.synth import DRAWING, draw_label_sets, write_atlas
 
 EMBEDDED = "embedded"
 PATHS = {
@@ -94,7 +94,7 @@ def with_atlas(config: Config) -> Config:
     """The configuration with data.images and data.labels set to the embedded atlas, which is drawn if need be."""
     cfg = config.synth
     num_images = cfg.num_images or 1500
-    folder = home() / "atlas" / f"{num_images}x{cfg.image_size}px-seed{cfg.seed}-v{__version__}"
+    folder = home() / "atlas" / f"{num_images}x{cfg.image_size}px-seed{cfg.seed}-v{__version__}.{DRAWING}"
     if not (folder / "train.csv").exists():
         console.say(f"no data given: drawing the embedded synthetic atlas of {num_images} images in {folder}")
         label_sets = draw_label_sets(num_images, seed=cfg.seed)

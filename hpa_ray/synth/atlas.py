@@ -21,6 +21,8 @@ from hpa_ray.synth.render import render_field
 
 NAMESPACE = UUID("6f2c1c4e-3a59-5d0e-9a57-28c1a55e5000")
 """Makes the Ids of images that are given none: uuid5 of it and "<seed>/<row>"."""
+DRAWING = 2
+"""Raised whenever the same seed gives other pixels: images of two versions do not mix."""
 IMAGES_PER_CHUNK = 8
 PNG_LEVEL = 4
 """zlib level. Measured on one core at 512 px: 55 ms an image and 121 KB a plane; Pillow's default of 6 takes 124 ms for
@@ -133,12 +135,18 @@ def _claim(output: Path, *, image_size: int, seed: int, rows: Sequence[str]) -> 
             f"{output} already holds an atlas (train.csv): give another synth.output or remove that folder"
         )
     digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-    recipe = {"image_size": image_size, "seed": seed, "num_images": len(rows), "rows_sha256": digest}
+    recipe = {
+        "drawing": DRAWING,
+        "image_size": image_size,
+        "seed": seed,
+        "num_images": len(rows),
+        "rows_sha256": digest,
+    }
     note = output / "synth.json"
     if note.exists() and json.loads(note.read_text()) != recipe:
         raise InputError(
-            f"{output} holds an unfinished atlas of another size, seed or label sets (synth.json): "
-            "repeat that call to finish it, give another synth.output, or remove that folder"
+            f"{output} holds an unfinished atlas of another size, seed or label sets, or by another version "
+            "(synth.json): repeat that call to finish it, give another synth.output, or remove that folder"
         )
     output.mkdir(parents=True, exist_ok=True)
     _put(note, (json.dumps(recipe, indent=1) + "\n").encode())

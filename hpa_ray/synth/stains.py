@@ -1,6 +1,7 @@
 """The three reference stains of a cell: microtubules, nucleus and ER. Before: synth/cells. After: synth/patterns."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,44 @@ from hpa_ray.synth.brush import Plane, Points, as_plane, blur, discs, line_on, s
 from hpa_ray.synth.cells import Cell
 
 STEPS_PER_FILAMENT = 72
+
+
+class Trace(NamedTuple):
+    """How a structure shows in a reference stain, by the shape of its green pattern."""
+
+    stain: str
+    contrast: float
+    """Below zero: the share of the stain that gives way to the structure. Above: the share that gathers along it."""
+    passes: int = 0
+    """Of blur, where a trace is wider than the structure itself."""
+
+
+# Every image of the class has its trace, and no other image: a protein is looked for in cells that are rich in its
+# structure. In real cells this is a matter of degree.
+TRACES = {
+    1: Trace("yellow", 0.6),  # the nuclear envelope is a part of the ER
+    2: Trace("blue", -0.9),  # nucleoli hold little DNA
+    3: Trace("blue", 0.6, 3),  # fibrillar centres hold the genes of ribosomal RNA
+    4: Trace("blue", -0.9),  # speckles lie between the chromatin
+    5: Trace("blue", -0.9, 1),  # so do nuclear bodies
+    7: Trace("yellow", -0.95, 16),  # the ER leaves room for the Golgi stacks
+    8: Trace("yellow", -0.9),  # and for every other organelle and inclusion
+    9: Trace("yellow", -0.9),
+    10: Trace("yellow", -0.9),
+    11: Trace("red", 0.65, 2),  # microtubules run along vimentin
+    12: Trace("red", 0.65),  # and line up with stress fibres
+    13: Trace("red", 0.65),  # they grow towards adhesions
+    15: Trace("red", 0.65),  # and their ends are brighter where they grow
+    18: Trace("red", 0.65, 12),  # they crowd at an active organizing centre
+    19: Trace("red", 0.65, 6),  # and close around a centrosome
+    20: Trace("yellow", -0.9, 4),
+    21: Trace("yellow", 0.6),  # cortical ER lies along the plasma membrane
+    22: Trace("red", 0.65),  # microtubules are anchored at junctions
+    23: Trace("yellow", -0.9),
+    24: Trace("yellow", -0.95),
+    26: Trace("yellow", -0.9, 2),
+    27: Trace("yellow", -0.9),
+}
 
 
 @dataclass(frozen=True)
@@ -126,3 +165,12 @@ def cytoplasm_points(cell: Cell, rng: np.random.Generator, count: int, *, weight
     room = soft_step(cell.edge_px - 4) * soft_step(-cell.nucleus_px - 3)
     visible = max(1, round(count * cell.visible_share()))
     return scatter(room if weight is None else room * weight, visible, rng)
+
+
+def leave_trace(trace: Trace, pattern: Plane, plane: Plane) -> Plane:
+    """The plane of the trace's stain with the trace of a green pattern in it."""
+    shape = np.clip((2 if trace.passes else 1) * blur(pattern, trace.passes), 0, 1)
+    if trace.contrast < 0:
+        return as_plane(plane * (1 + trace.contrast * shape))
+    left = 1.0 if trace.stain == "blue" else 1 - trace.contrast  # filaments and ER come from elsewhere, DNA stays
+    return as_plane(left * plane + 1.8 * trace.contrast * shape)
