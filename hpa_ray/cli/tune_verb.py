@@ -83,7 +83,7 @@ def tune(invocation: Invocation) -> dict[str, Any]:
             result = _answer(plan, config, data, folder, invocation, unit="GPU" if need.get("GPU") else "CPU")
         finally:
             folder.write_text("run.log", "\n".join(log) + "\n")
-        result |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1)}
+        result |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1), **plan.speed(concurrency)}
         folder.write_json("summary.json", result)
     return result
 

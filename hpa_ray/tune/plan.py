@@ -38,6 +38,8 @@ class Plan:
         self.larger = selectable()[self.cfg.metric]
         self.trials = {trial.number: trial for trial in folder.trials()}
         self.live: set[int] = set()
+        self.ended: list[int] = []
+        """In this start."""
         self.began = now()
         self.exhausted = ""
         """Why no further trial is searched, if not for tune.trials."""
@@ -82,6 +84,7 @@ class Plan:
         self.folder.finish(trial)
         self.trials[number] = trial
         self.live.discard(number)
+        self.ended.append(number)
         return trial
 
     # ---- what became of them
@@ -105,6 +108,17 @@ class Plan:
 
     def device_hours(self) -> float:
         return self.devices * sum(_seconds(trial) for trial in self._list) / 3600
+
+    def speed(self, concurrency: int) -> dict[str, float | None]:
+        """Of this start: trials per hour, and the share of the time in which so many processes trained."""
+        hours = (self.now() - self.began) / 3600
+        if not self.ended:
+            return {"trials_per_hour": None, "busy_pct": None}
+        busy = sum(self.trials[number].seconds for number in self.ended) / 3600
+        return {
+            "trials_per_hour": round(len(self.ended) / hours, 1),
+            "busy_pct": round(100 * busy / hours / concurrency, 1),
+        }
 
     @property
     def _list(self) -> list[Trial]:
