@@ -30,6 +30,7 @@ VERBS = {
     "doctor": ("say before a start whether a training will work here", ("doctor", "data", "model")),
     "train": ("train a classifier on shards or straight from PNGs", ("data", "split", "model", "loss", "augment")),
     "tune": ("search what helps the rare classes: loss, weights, sampling, augmentation", ("tune", "data", "split")),
+    "ablate": ("change one thing at a time, with several seeds of each: what does it do?", ("tune", "data", "split")),
     "evaluate": ("score a trained model on one part of the data", ("evaluate", "data")),
     "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
@@ -41,7 +42,7 @@ MORE_SECTIONS = {
 }
 MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
 MODULES |= {verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates", "doctor", "train", "tune")}
-MODULES |= {"evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
+MODULES |= {"ablate": "tune_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""
 DRY_RUN = ("prepare", "fetch")
 PLACE_ERRORS = frozenset(

@@ -26,7 +26,7 @@ from hpa_ray.tune import (
     Trial,
     as_words,
     check_metric,
-    combinations,
+    designed,
     finals,
     load_space,
     with_overrides,
@@ -37,7 +37,20 @@ MAY_DIFFER = (
     *("tune.concurrency", "tune.cpus", "tune.gpus", "tune.max_failures", "tune.warm_start"),
 )
 """Keys that may have another value when a study is resumed: how long it is, and where it runs."""
+ABLATION = (
+    "tune.sampler=one_factor",
+    "tune.scheduler=none",
+    "tune.trials=10000",
+    "tune.finalists=10000",
+    "tune.floor=0",
+)
+"""Nothing is chosen or stopped: all settings come to the end and to the test part."""
 FLAGS = {"recipe": "--recipe", "file": "--config"}
+
+
+def ablate(invocation: Invocation) -> dict[str, Any]:
+    """A study laid out beforehand: every choice by itself, each trained with several seeds and compared in pairs."""
+    return tune(invocation._replace(words=(*ABLATION, *invocation.words)))
 
 
 def tune(invocation: Invocation) -> dict[str, Any]:
@@ -49,8 +62,8 @@ def tune(invocation: Invocation) -> dict[str, Any]:
     train_verb.check_settings(config)
     check_metric(config)
     space = load_space(config.tune.space, config)
-    if config.tune.sampler == "grid":
-        combinations(space)  # refused now rather than later
+    if config.tune.sampler in ("grid", "one_factor"):
+        designed(space, config, config.tune.sampler)  # refused now rather than later
     earlier = [trial for uri in config.tune.warm_start for trial in _earlier(uri)]
     with console.logging() as log:
         train_verb.claim(folder, config, dry=True, more=("tune",), may_differ=MAY_DIFFER)
@@ -124,9 +137,10 @@ def _say_plan(plan: Plan, data: Data, concurrency: int) -> None:
         console.say(f"note: {note}")
     cfg = plan.cfg
     sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in data.parts.items())
+    number, epochs = min(cfg.trials, plan.num_settings), plan.config.train.epochs
     console.say(
-        f"{cfg.trials} trials of {plan.config.train.epochs} epochs by {cfg.sampler} and {cfg.scheduler}, {concurrency} "
-        f"at a time, for {cfg.metric} on {int(data.rare_K.sum())} rare classes; images: {sizes}"
+        f"{number} trials of {epochs} epochs by {cfg.sampler} and {cfg.scheduler}, {concurrency} at a time, for "
+        f"{cfg.metric} on {int(data.rare_K.sum())} rare classes; images: {sizes}"
     )
     if over := sum(trial.is_over for trial in plan.trials.values()):
         console.say(f"going on after {over} of {plan.num_planned} trials, and {len(plan.trials) - over} begun")
@@ -188,7 +202,9 @@ def _answer(
     write_parquet(folder.path("study.parquet"), study_table(trials, plan.space, plan.cfg.metric, plan.larger))
     again = (f"hpa-ray train --config {folder.path('best.yaml')}",)
     given = [word for flag in ("recipe", "file") if (name := getattr(invocation, flag)) for word in (FLAGS[flag], name)]
-    command = " ".join(["hpa-ray tune", *map(shlex.quote, without_credentials([*given, *invocation.words]))])
+    command = " ".join(
+        [f"hpa-ray {invocation.verb}", *map(shlex.quote, without_credentials([*given, *invocation.words]))]
+    )
     page = study_page(found, FigureFolder(folder.uri), name=config.run.name or "", command=command, reproduce=again)
     folder.write_text("study.html", page)
     words = in_words(found)

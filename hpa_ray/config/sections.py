@@ -435,8 +435,9 @@ class TuneConfig(Section):
     space: str = "rare"
     """What is varied: loss, sampling, augment, rare (all three), lr, or a YAML file of keys and their choices or
     ranges."""
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """How the next trial is chosen: by Optuna's TPE from those before, at random, or all combinations."""
+    sampler: Literal["tpe", "random", "grid", "one_factor"] = "tpe"
+    """How the next trial is chosen: by Optuna's TPE from those before, at random; or all combinations; or every choice
+    by itself, all else unchanged."""
     scheduler: Literal["asha", "none"] = "asha"
     """asha: of the trials that have come as far, only the better ones go on."""
     trials: int = Field(24, ge=1, le=10_000)

@@ -1,6 +1,7 @@
 """The search for what helps the rare classes: many trials of the same training. Before: train, evaluate. After: cli."""
 
 from hpa_ray.tune.plan import Plan, check_metric
+from hpa_ray.tune.sampler import designed
 from hpa_ray.tune.space import as_words, combinations, load_space, space_names, with_overrides
 from hpa_ray.tune.study import StudyFolder, Trial, finals
 
@@ -11,6 +12,7 @@ __all__ = [
     "as_words",
     "check_metric",
     "combinations",
+    "designed",
     "finals",
     "load_space",
     "space_names",

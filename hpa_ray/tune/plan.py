@@ -11,7 +11,7 @@ from typing import Any
 from hpa_ray.checkpoint.results import selectable
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
-from hpa_ray.tune.sampler import Tried, suggest
+from hpa_ray.tune.sampler import Tried, designed, suggest
 from hpa_ray.tune.space import Overrides, Space
 from hpa_ray.tune.study import Status, StudyFolder, Trial, finals, searched
 
@@ -36,6 +36,9 @@ class Plan:
         self.config, self.cfg, self.space, self.folder = config, config.tune, space, folder
         self.devices, self.earlier, self.now = devices, earlier, now
         self.larger = selectable()[self.cfg.metric]
+        designs = config.tune.sampler in ("grid", "one_factor")
+        self.num_settings = len(designed(space, config, config.tune.sampler)) + 1 if designs else config.tune.trials
+        """Of a study laid out beforehand, with the unchanged one."""
         self.trials = {trial.number: trial for trial in folder.trials()}
         self.live: set[int] = set()
         self.ended: list[int] = []
@@ -68,8 +71,8 @@ class Plan:
     @property
     def num_planned(self) -> int:
         """Trials of the study, as far as it is known now."""
-        num_searched = len(searched(self._list)) if self.exhausted else self.cfg.trials
-        return num_searched + (self.cfg.finalists + 1) * self.cfg.repeats * bool(self.cfg.finalists)
+        num_searched = len(searched(self._list)) if self.exhausted else min(self.cfg.trials, self.num_settings)
+        return num_searched + min(self.cfg.finalists + 1, num_searched) * self.cfg.repeats * bool(self.cfg.finalists)
 
     def heard(self, number: int, line: Line) -> None:
         """An epoch of a trial is done; one that is told again takes the place of the first."""

@@ -15,9 +15,9 @@ import numpy as np
 from hpa_ray.config import Config
 from hpa_ray.config.contradictions import contradictions
 from hpa_ray.errors import InputError
-from hpa_ray.tune.space import Dimension, Overrides, Space, combinations, with_overrides
+from hpa_ray.tune.space import Dimension, Overrides, Space, combinations, single_changes, with_overrides
 
-Sampler = Literal["tpe", "random", "grid"]
+Sampler = Literal["tpe", "random", "grid", "one_factor"]
 STARTUP_TRIALS = 8
 """Drawn at random before TPE learns from them."""
 ATTEMPTS, TPE_ATTEMPTS = 100, 5
@@ -38,9 +38,8 @@ def suggest(
 ) -> Overrides | None:
     """The settings of trial `number`, unlike those of any trial so far; None when nothing is left to try."""
     before = [one.overrides for one in tried]
-    if sampler == "grid":
-        left = (overrides for overrides in combinations(space) if overrides not in before)
-        return next((overrides for overrides in left if is_possible(base, overrides)), None)
+    if sampler in ("grid", "one_factor"):
+        return next((overrides for overrides in designed(space, base, sampler) if overrides not in before), None)
     for attempt in range(ATTEMPTS):
         state = seed_of(seed, number, attempt)
         by_tpe = sampler == "tpe" and attempt < TPE_ATTEMPTS
@@ -48,6 +47,12 @@ def suggest(
         if overrides not in before and is_possible(base, overrides):
             return overrides
     return None
+
+
+def designed(space: Space, base: Config, sampler: Sampler) -> list[Overrides]:
+    """All settings of a study that is laid out beforehand: every combination, or every single change."""
+    settings = combinations(space) if sampler == "grid" else single_changes(space, base)
+    return [overrides for overrides in settings if is_possible(base, overrides)]
 
 
 def is_possible(base: Config, overrides: Overrides) -> bool:

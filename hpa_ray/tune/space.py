@@ -7,7 +7,7 @@ loss.focal_gamma: {choices: [1, 2, 4], when: {loss.name: focal}}    # only where
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,9 +109,7 @@ def with_overrides(base: Config, overrides: Overrides) -> Config:
 
 def combinations(space: Space) -> list[Overrides]:
     """All of them, the first dimension slowest. Raises InputError if a dimension is a range, or they are too many."""
-    ranges = [dimension.key for dimension in space if not dimension.choices]
-    if ranges:
-        raise InputError(f"tune.sampler = grid: {', '.join(ranges)} are ranges - give choices, or another sampler")
+    _no_ranges(space, "grid")
     if (number := math.prod(len(dimension.choices) for dimension in space)) > MAX_COMBINATIONS:
         raise InputError(f"tune.sampler = grid: {number:,} combinations - take keys or choices out, or sample them")
     found: dict[tuple[Any, ...], Overrides] = {}
@@ -122,6 +120,27 @@ def combinations(space: Space) -> list[Overrides]:
                 overrides[dimension.key] = value
         found.setdefault(tuple(overrides.items()), overrides)
     return list(found.values())
+
+
+def single_changes(space: Space, base: Config) -> list[Overrides]:
+    """Every choice by itself, the others left as they are; a conditional one with the first value it needs.
+
+    Raises InputError if a dimension is a range.
+    """
+    _no_ranges(space, "one_factor")
+    found: list[Overrides] = []
+    for dimension in space:
+        needed = {key: values[0] for key, values in dimension.when}
+        section, _, name = dimension.key.partition(".")
+        unchanged = getattr(getattr(base, section), name)
+        changes = [choice for choice in dimension.choices if choice != unchanged]
+        found += [overrides for choice in changes if (overrides := {**needed, dimension.key: choice}) not in found]
+    return found
+
+
+def _no_ranges(space: Space, sampler: str) -> None:
+    if ranges := [dimension.key for dimension in space if not dimension.choices]:
+        raise InputError(f"tune.sampler = {sampler}: {', '.join(ranges)} are ranges - give choices, or another sampler")
 
 
 def _dimension(key: str, value: Any, earlier: Mapping[str, Dimension]) -> Dimension:
@@ -172,7 +191,3 @@ def as_words(overrides: Overrides) -> str:
         for key, value in overrides.items()
     ]
     return " ".join(words) or "nothing changed"
-
-
-def same(one: Overrides, others: Sequence[Overrides]) -> bool:
-    return any(one == other for other in others)

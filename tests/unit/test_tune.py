@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
+from hpa_ray.cli.tune_verb import ABLATION
 from hpa_ray.config import Config, load_config
 from hpa_ray.errors import InputError
 from hpa_ray.tune import Plan, StudyFolder, Trial, check_metric, combinations, load_space, space_names, with_overrides
 from hpa_ray.tune.answer import winner
 from hpa_ray.tune.sampler import Tried, suggest
-from hpa_ray.tune.space import Space, as_words, parse_space
+from hpa_ray.tune.space import Space, as_words, parse_space, single_changes
 
 BASE = load_config(["train.epochs=4", "tune.trials=10", "tune.finalists=2", "tune.repeats=2", "tune.metric=map"])
 SPACE = parse_space(
@@ -93,6 +94,17 @@ def test_combinations_leave_out_what_does_nothing() -> None:
     ]
     with pytest.raises(InputError, match=r"optim\.lr, sampling\.clip are ranges"):
         combinations(SPACE)
+
+
+def test_single_changes_leave_all_else_as_it_is() -> None:
+    space = tuple(dimension for dimension in SPACE if dimension.choices)
+    assert single_changes(space, BASE) == [
+        {"loss.name": "focal"},
+        {"loss.name": "asl"},
+        {"loss.name": "focal", "loss.focal_gamma": 1},  # 2 is what it has anyway
+    ]
+    with pytest.raises(InputError, match=r"one_factor: optim\.lr, sampling\.clip are ranges"):
+        single_changes(SPACE, BASE)
 
 
 def test_metrics_are_known_by_name() -> None:
@@ -262,6 +274,18 @@ def test_killed_anywhere_a_study_is_the_same(tmp_path: Path, seed: int) -> None:
     assert again.trials == plan.trials
     assert killed.trained == straight.trained
     assert set(killed.trained.values()) == {1}
+
+
+def test_an_ablation_brings_every_single_change_to_the_end(tmp_path: Path) -> None:
+    space = tuple(dimension for dimension in SPACE if dimension.choices)
+    config = load_config([*ABLATION, "tune.repeats=3"], base=BASE)
+    plan = World(tmp_path, config, space).run()
+    searched = [trial for trial in plan.trials.values() if trial.final_of is None]
+    assert [trial.overrides for trial in searched] == [{}, *single_changes(space, BASE)]
+    assert {trial.status for trial in plan.trials.values()} == {"done"}
+    finals = Counter(trial.final_of for trial in plan.trials.values() if trial.final_of is not None)
+    assert finals == dict.fromkeys(range(4), 3)
+    assert len(plan.trials) == plan.num_planned == 16
 
 
 def test_side_by_side_nothing_is_tried_twice(tmp_path: Path) -> None:
