@@ -67,7 +67,8 @@ def tune(invocation: Invocation) -> dict[str, Any]:
     earlier = [trial for uri in config.tune.warm_start for trial in _earlier(uri)]
     with console.logging() as log:
         train_verb.claim(folder, config, dry=True, more=("tune",), may_differ=MAY_DIFFER)
-        cluster.start_ray(use_gpu=config.train.use_gpu)
+        several = config.train.fewest_workers if config.train.num_workers > 1 else 0
+        cluster.start_ray(several, use_gpu=config.train.use_gpu)
         from hpa_ray.tune.search import concurrency_of, need_of, search  # imports Ray Tune, which takes seconds
 
         need = need_of(config)

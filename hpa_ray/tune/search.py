@@ -89,8 +89,8 @@ def search(plan: Plan, data: Data, need: Need, concurrency: int, say: Say) -> No
         num_threads=max(1, round(need["CPU"])),
         use_gpu=bool(need.get("GPU")),
     )
-    # a trial of several workers waits for them; they take the resources
-    resources = {"CPU": 0} if several else dict(need)
+    # a trial of several workers waits for them; they take the resources, and Ray Tune knows no process without any
+    resources = {"CPU": 0.01} if several else dict(need)
     asker = Asker(plan, concurrency, say)
     with tempfile.TemporaryDirectory(prefix="hpa_ray_") as scratch:
         Tuner(
