@@ -5,11 +5,11 @@ ray.init waits for minutes where nothing answers, so the port is tried first.
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hpa_ray.cluster import DATA_CPUS
+from hpa_ray.cluster import DATA_CPUS, others_run_ray
 from hpa_ray.config import Config
 from hpa_ray.doctor.findings import Finding, fail, ok, reason, warn
 from hpa_ray.doctor.machine import Machine, existing
@@ -38,11 +38,14 @@ class Cluster(NamedTuple):
 
 
 def find_cluster(
-    temp: str, environment: Mapping[str, str] = os.environ, processes: Path = Path("/proc")
+    temp: str,
+    environment: Mapping[str, str] = os.environ,
+    processes: Path = Path("/proc"),
+    trusted: Collection[int] | None = None,
 ) -> Cluster | None:
-    """The one that ray.init would join; None if it would start one. Raises InputError for an address of another kind.
+    """The one that `train` would join; None if it would start one. Raises InputError for an address of another kind.
 
-    RAY_ADDRESS first, then a Ray of this machine: of several the one started last.
+    RAY_ADDRESS first, then a Ray of this machine, of several the one started last, unless another user started any.
     """
     given = environment.get("RAY_ADDRESS", "")
     if given and given not in ("auto", "local"):
@@ -50,6 +53,8 @@ def find_cluster(
         _host_port(given, known_by)
         return Cluster(given, known_by)
     if given == "local":
+        return None
+    if not given and others_run_ray(processes, Path(temp, CURRENT_CLUSTER), trusted):
         return None
     running = sorted(set(_of_processes(processes)))
     last = Path(temp, CURRENT_CLUSTER)

@@ -628,6 +628,9 @@ def test_which_ray_would_be_joined(tmp_path: Path) -> None:
     assert found() == "10.0.0.1:1"
     raylet(processes, 9, "10.0.0.1:2")
     assert found() == "10.0.0.1:2"
+    stranger = {os.getuid() + 1}
+    assert address.find_cluster(temp, {}, processes, stranger) is None  # whose cluster gets no keys of ours
+    assert address.find_cluster(temp, {"RAY_ADDRESS": "auto"}, processes, stranger) is not None
     for number in (8, 9):
         (processes / str(number) / "cmdline").unlink()
     stale = address.find_cluster(temp, {}, processes)
