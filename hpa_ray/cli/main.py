@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -206,7 +207,8 @@ def _verb_help(verb: str) -> int:
     for section in (*sections, *MORE_SECTIONS.get(verb, ()), *stored):
         for key, field in keys.items():
             if key.startswith(f"{section}."):
-                print(f"  {key} = {_as_word(field.default)}\n      {field.description}")
+                text = " ".join((field.description or "").split())
+                print(f"  {key} = {_as_word(field.default)}\n{textwrap.indent(textwrap.fill(text, 110), ' ' * 6)}")
     if verb == "config":
         print("  config show [key=value ...]   the configuration a run would get, as YAML\n  config keys   all keys")
     print(f"\nrecipes: {', '.join(recipe_names())}")

@@ -14,14 +14,16 @@ from hpa_ray import cluster
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli import train_verb
 from hpa_ray.cli.main import Invocation
-from hpa_ray.cli.setup import prepare_images, resolve, with_atlas_shards
+from hpa_ray.cli.setup import has_data, prepare_images, resolve, with_atlas_shards
 from hpa_ray.config import Config, dump_config, without_credentials
 from hpa_ray.errors import InputError
 from hpa_ray.progress import console
 from hpa_ray.storage import exists, join, write_parquet
 from hpa_ray.stream import Data, open_data
+from hpa_ray.stream.data import open_parts
 from hpa_ray.tune import (
     Plan,
+    Space,
     StudyFolder,
     Trial,
     as_words,
@@ -60,10 +62,9 @@ def tune(invocation: Invocation) -> dict[str, Any]:
         raise InputError("run.resume=true needs run.name=NAME, the study to go on with")
     config, folder = train_verb.named(config, "tune")
     train_verb.check_settings(config)
-    check_metric(config)
-    space = load_space(config.tune.space, config)
-    if config.tune.sampler in ("grid", "one_factor"):
-        designed(space, config, config.tune.sampler)  # refused now rather than later
+    space = _checked(config)
+    if has_data(config):
+        open_parts(config)  # mistakes first: Ray takes seconds
     earlier = [trial for uri in config.tune.warm_start for trial in _earlier(uri)]
     with console.logging() as log:
         train_verb.claim(folder, config, dry=True, more=("tune",), may_differ=MAY_DIFFER)
@@ -100,6 +101,25 @@ def tune(invocation: Invocation) -> dict[str, Any]:
         result |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1), **plan.speed(concurrency)}
         folder.write_json("summary.json", result)
     return result
+
+
+def _checked(config: Config) -> Space:
+    """The space of the study. Raises InputError with all that is wrong in the settings of the search."""
+    problems: list[str] = []
+    space: Space = ()
+    try:
+        check_metric(config)
+    except InputError as error:
+        problems += error.problems
+    try:
+        space = load_space(config.tune.space, config)
+        if config.tune.sampler in ("grid", "one_factor"):
+            designed(space, config, config.tune.sampler)
+    except InputError as error:
+        problems += error.problems
+    if problems:
+        raise InputError(*problems)
+    return space
 
 
 def _earlier(uri: str) -> Iterator[Trial]:

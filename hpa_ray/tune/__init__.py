@@ -2,11 +2,12 @@
 
 from hpa_ray.tune.plan import Plan, check_metric
 from hpa_ray.tune.sampler import designed
-from hpa_ray.tune.space import as_words, combinations, load_space, space_names, with_overrides
+from hpa_ray.tune.space import Space, as_words, combinations, load_space, space_names, with_overrides
 from hpa_ray.tune.study import StudyFolder, Trial, finals
 
 __all__ = [
     "Plan",
+    "Space",
     "StudyFolder",
     "Trial",
     "as_words",
