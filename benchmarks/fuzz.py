@@ -21,15 +21,17 @@ from pathlib import Path
 from fuzzing.workers import BLOCK, Block, Count, Limits, run_all
 
 TARGETS = {
-    "config": ("fuzzing.config:ConfigFile", 10),
+    "config": ("fuzzing.config:ConfigFile", 8),
+    "space": ("fuzzing.studies:SpaceFile", 2),
+    "trial": ("fuzzing.studies:TrialFiles", 4),
     "labels": ("fuzzing.tables:Labels", 8),
     "split": ("fuzzing.tables:Split", 5),
     "groups": ("fuzzing.tables:Groups", 5),
     "submission": ("fuzzing.tables:Submission", 4),
     "names": ("fuzzing.names:Names", 8),
-    "png": ("fuzzing.png:Png", 16),
+    "png": ("fuzzing.png:Png", 14),
     "tiff": ("fuzzing.tiff:Tiff", 14),
-    "jpeg": ("fuzzing.jpeg:Jpeg", 10),
+    "jpeg": ("fuzzing.jpeg:Jpeg", 8),
     "shards": ("fuzzing.shards:Shards", 10),
     "checkpoint": ("fuzzing.models:Checkpoint", 6),
     "model": ("fuzzing.models:Model", 4),

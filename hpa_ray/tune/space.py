@@ -15,6 +15,7 @@ import yaml
 
 from hpa_ray.config import Config, config_keys, load_config
 from hpa_ray.errors import InputError
+from hpa_ray.progress import one_line
 from hpa_ray.storage import is_local, read_bytes
 
 SPACES = Path(__file__).parent / "spaces"
@@ -67,8 +68,8 @@ def load_space(name: str, base: Config) -> Space:
         tree = yaml.safe_load(read_bytes(path))
     except FileNotFoundError:
         raise InputError(f"tune.space = {name}: no such file - packaged are {', '.join(space_names())}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise InputError(f"tune.space = {name}: not valid YAML ({reason}) - see `hpa-ray tune --help`") from error
     except IsADirectoryError:
         raise InputError(f"tune.space = {name}: a folder - give a YAML file") from None
@@ -98,7 +99,7 @@ def parse_space(tree: Mapping[Any, Any], base: Config, *, where: str = "") -> Sp
                 problems += [f"{where}{problem}" for problem in error.problems]
         dimensions[key] = dimension
     if problems:
-        raise InputError(*problems)
+        raise InputError(*map(one_line, problems))
     return tuple(dimensions.values())
 
 
@@ -175,7 +176,7 @@ def _conditions(when: Any, earlier: Mapping[str, Dimension]) -> Iterator[tuple[s
         raise ValueError("when holds keys and values, as in {loss.name: focal}")
     for key, wanted in when.items():
         values = tuple(wanted) if isinstance(wanted, list) else (wanted,)
-        if key not in earlier or not set(values) <= set(earlier[key].choices):
+        if key not in earlier or any(value not in earlier[key].choices for value in values):
             raise ValueError(f"when: {key!s:.100} is no earlier key with these choices")
         yield key, values
 

@@ -7,11 +7,11 @@ over: what is not over is gone on with, what is over is never done again.
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.errors import InputError
@@ -81,13 +81,14 @@ class StudyFolder:
     def trials(self) -> Iterator[Trial]:
         """All that were ever begun, by number. Raises InputError for one that can not be read."""
         number = 0
-        while (noted := _read(self.run_folder(number), "trial.json")) is not None:
+        while (noted := _read(self.run_folder(number), "trial.json", _Noted)) is not None:
             folder = self.run_folder(number)
-            outcome = _read(folder, "outcome.json") or {}
+            outcome = _read(folder, "outcome.json", _Outcome)
             try:
-                yield Trial(number, **noted, **outcome, lines=tuple(folder.read_metrics()))
-            except TypeError as error:
-                raise InputError(f"{folder.uri}: trial.json or outcome.json is damaged - delete this folder") from error
+                lines = LINES.validate_python(folder.read_metrics())
+            except ValidationError as error:
+                raise InputError(f"{folder.path('metrics.jsonl')}: damaged - delete this trial's folder") from error
+            yield Trial(number, **dict(noted), **dict(outcome or {}), lines=tuple(lines))
             number += 1
 
     def class_scores(self, number: int, column: str) -> np.ndarray | None:
@@ -108,16 +109,42 @@ class StudyFolder:
         return table["image_id"].to_pylist(), decisions, probabilities
 
 
-def _read(folder: RunFolder, name: str) -> dict[str, Any] | None:
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Noted(_Strict):
+    overrides: dict[str, str | bool | int | float]
+    seed: int
+    final_of: int | None
+
+
+class _Outcome(_Strict):
+    status: Status
+    reason: str
+    seconds: float
+    test: dict[str, str | bool | int | float | None] | None
+
+
+def _has_its_numbers(line: dict[str, int | float | None]) -> dict[str, int | float | None]:
+    if not isinstance(line.get("epoch"), int) or line.get("wall_s") is None:
+        raise ValueError("no epoch or wall_s")
+    return line
+
+
+Line = Annotated[dict[str, int | float | None], AfterValidator(_has_its_numbers)]
+LINES = TypeAdapter(list[Line], config=ConfigDict(strict=True, allow_inf_nan=False))
+S = TypeVar("S", bound=_Strict)
+
+
+def _read(folder: RunFolder, name: str, kind: type[S]) -> S | None:
+    """Raises InputError if the file does not hold what it should."""
     try:
-        value = json.loads(read_bytes(folder.path(name)))
+        return kind.model_validate_json(read_bytes(folder.path(name)))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise InputError(f"{folder.path(name)}: damaged - delete this folder") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{folder.path(name)}: damaged - delete this folder")
-    return value
+    except ValidationError as error:
+        raise InputError(f"{folder.path(name)}: damaged - delete this trial's folder") from error
 
 
 def searched(trials: Sequence[Trial]) -> list[Trial]:

@@ -46,7 +46,7 @@ from hpa_ray.shards import open_shards
 
 PLACES = {name: place for name, (place, _) in TARGETS.items()}
 SHARDS_2 = Path(__file__).parents[1] / "data" / "shards-v2"
-INPUTS = {"config": 80, "names": 80, "model": 40}
+INPUTS = {"config": 80, "space": 60, "names": 80, "model": 40}
 """Of the slower ones; 150 of the others."""
 
 

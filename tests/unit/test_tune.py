@@ -51,6 +51,9 @@ def test_all_mistakes_of_a_space_are_told_at_once(tmp_path: Path) -> None:
                 "optim.momentum": {"low": 0.5, "high": 7.5},
                 "sampling.clip": 3,
                 "model.dropout": {"choices": [0.1, 0.2], "when": {"loss.name": "focal"}},
+                "augment.flip": [False, True],
+                "augment.crop": {"choices": [0.1, 0.2], "when": {"augment.flip": {"a": 1}}},
+                "augment.blur": {"choices": [0.1, 0.2], "when": {"augment.flip": [[]]}},
             }
         )
     )
@@ -70,7 +73,7 @@ def test_all_mistakes_of_a_space_are_told_at_once(tmp_path: Path) -> None:
     assert all(line.startswith(f"{tmp_path}/s.yaml: ") for line in caught.value.problems)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"a: [", b"\xff\xfe", b"- a", b"{}"])
+@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"a: [", b"\xff\xfe", b"- a", b"{}", b"!!timestamp 2001-99-99"])
 def test_what_is_no_space_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "s.yaml").write_bytes(content)
     with pytest.raises(InputError, match=r"tune\.space = .*s\.yaml"):
