@@ -248,7 +248,7 @@ def figure(memory: dict[str, list[tuple[float, float]]], killed_at: list[float])
             at / 60, color="0.75", linewidth=0.8, linestyle=":", zorder=0, label=None if k else "a worker is killed"
         )
     axes.set(xlabel="minutes", ylabel="MiB", ylim=(0, None), title="Memory while storage fails and workers are killed")
-    axes.legend(ncols=4, fontsize="small")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, fontsize="small")
     return drawing
 
 
