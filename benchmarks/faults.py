@@ -12,7 +12,9 @@ it should be.
 kinds: driver (kill -9, without Ray), upload (the same while a checkpoint is written), worker (kill -9 of a Ray Train
 worker), task (of a process that reads data; at 128 px, as smaller images are all read before the first step), node
 (all of a node's processes, and a new one joins), ray-driver, head (the whole cluster, and another starts), resize (a
-node leaves and a run of 1..2 workers shrinks; one joins and it grows; no bit equality is promised there).
+node leaves and a run of 1..2 workers shrinks; one joins and it grows; no bit equality is promised there). Two are told
+before, and nothing else asks for a checkpoint within their epochs: drain (Ray's notice that a node goes, which it does
+30 s later, and a new one joins) and sigterm (to the driver of a run on Ray).
 """
 
 import argparse
@@ -35,8 +37,10 @@ from ray_nodes import Nodes
 from safetensors.numpy import load_file
 
 NUM_IMAGES, NUM_VAL = 300, 60
-LOCAL, ON_RAY = ("driver", "upload"), ("worker", "task", "node", "ray-driver", "head", "resize")
+LOCAL, TOLD = ("driver", "upload"), ("drain", "sigterm")
+ON_RAY = ("worker", "task", "node", "ray-driver", "head", "resize", *TOLD)
 SLOWEST_S = 600.0
+NOTICE_S = 30.0  # as clouds give
 CHECKPOINT = re.compile(r"epoch-(\d+)(?:-(\d+))?\.pt")
 
 
@@ -112,6 +116,8 @@ class Study:
                 straight = self.straight("train.num_workers=0")
                 return self.disturb(kind, straight, nodes, "train.num_workers=1..2", *RESIZE)
             straight = self.straight("train.num_workers=2", nodes)
+            if kind in TOLD:
+                return self.disturb(kind, straight, nodes, "train.num_workers=2", "train.checkpoint_every=10 min")
             return self.disturb(kind, straight, nodes, "train.num_workers=2")
 
     def straight(self, workers: str, nodes: Nodes | None = None, *more: str) -> tuple[Path, float]:
@@ -148,6 +154,7 @@ class Study:
                 if process.poll() is None and inject(kind, process, run, nodes):
                     faults += 1
                     print(f"{kind}: fault {faults} after epoch {before[0]} + {before[1]} images", file=sys.stderr)
+                before = progress(run)  # what is told before a fault makes some
             else:
                 time.sleep(0.2)
         seconds = time.monotonic() - began
@@ -205,6 +212,20 @@ def inject(kind: str, process: "subprocess.Popen[bytes]", run: Path, nodes: Node
         process.wait()
         return True
     assert nodes is not None
+    if kind == "sigterm":
+        process.terminate()
+        process.wait()
+        assert process.returncode == 128 + signal.SIGTERM, f"it ended with {process.returncode}"
+        assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
+        return progress(run)[1] > 0
+    if kind == "drain":
+        nodes.tell_to_go(NOTICE_S)
+        told = time.monotonic()
+        saved = wait_until(lambda: progress(run)[1], NOTICE_S)
+        print(f"drain: {time.monotonic() - told:.1f} s after the notice: {progress(run)}", file=sys.stderr)
+        time.sleep(max(0.0, told + NOTICE_S - time.monotonic()))
+        nodes.replace(join=True)
+        return bool(saved)
     if kind in ("worker", "task"):
         title = "TrainWorker" if kind == "worker" else "ReadBatches"
         until = time.monotonic() + 120

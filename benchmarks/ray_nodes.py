@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,19 @@ class Nodes:
 
     def add(self) -> None:
         self.others.append(self._cluster.add_node(num_cpus=2, resources={"training": 1}, **self._store))
+
+    def tell_to_go(self, seconds: float) -> None:
+        """Give notice, as a cloud does of a spot machine, that the node that is replaced next goes that soon."""
+        from ray._raylet import GcsClient
+        from ray.core.generated import autoscaler_pb2
+
+        deadline_ms = int((time.time() + seconds) * 1000)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, problem = GcsClient(address=self.address).drain_node(
+            self.others[0].node_id, reason, "the machine is taken back", deadline_ms
+        )
+        if not accepted:
+            raise RuntimeError(problem)
 
     def replace(self, *, join: bool) -> None:
         """Kill all processes of one node; another one may join."""

@@ -1,4 +1,6 @@
-"""What the user can put right. Everything else that is raised is our mistake or the machine's."""
+"""What the user can put right, and an end on request; all else that is raised is our mistake or the machine's."""
+
+import signal
 
 from hpa_ray.redact import redact
 
@@ -15,3 +17,14 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, ...]]:  # must survive the way from a Ray worker
         return (type(self), self.problems)
+
+
+class Stopped(SystemExit):
+    """The machine wanted this process to end; the run goes on from where it was when it is resumed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(128 + signal.SIGTERM)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from hpa_ray.redact import redact
 
 PLAIN_EVERY_S = 10.0
+Rows = Sequence[Sequence[str]]
 
 
 def one_line(text: str) -> str:
@@ -48,34 +49,35 @@ class Console:
         if not sys.stdout.isatty():
             yield PlainProgress(self, stage, total, unit)
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        from hpa_ray.live import LiveProgress  # rich takes a tenth of a second
 
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        with Bar(*columns, TextColumn("{task.fields[note]}"), transient=True) as bar:
-            task = bar.add_task(stage, total=total, note="")
-            self._live = bar
+        with LiveProgress(stage, total) as live:
+
+            def show(done: int, note: str = "", total: int | None = None, rows: Rows = ()) -> None:
+                live.show(done, one_line(note), total, [[one_line(cell) for cell in row] for row in rows])
+
+            self._live = live
             try:
-                yield lambda done, note="", total=None: bar.update(task, completed=done, note=note, total=total)
+                yield show
             finally:
                 self._live = None
 
 
 class Progress(Protocol):
-    def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
-        """What is done so far; total, where it was not known before."""
+    def __call__(self, done: int, note: str = "", total: int | None = None, rows: Rows = ()) -> None:
+        """What is done so far; total, where it was not known before; rows, the first of titles: a live table."""
         ...
 
 
 class PlainProgress:
-    """A line when PLAIN_EVERY_S have passed since the last one, for job logs and pipes."""
+    """A line when PLAIN_EVERY_S have passed since the last one, for job logs and pipes; no table."""
 
     def __init__(self, console: Console, stage: str, total: int, unit: str) -> None:
         self.console, self.stage, self.total, self.unit = console, stage, total, unit
         self.start = self.last = time.monotonic()
         self.first_done: int | None = None
 
-    def __call__(self, done: int, note: str = "", total: int | None = None) -> None:
+    def __call__(self, done: int, note: str = "", total: int | None = None, rows: Rows = ()) -> None:
         now = time.monotonic()
         self.total = self.total if total is None else total
         if self.first_done is None:

@@ -47,6 +47,7 @@ ABLATION = (
     "tune.floor=0",
 )
 """Nothing is chosen or stopped: all settings come to the end and to the test part."""
+SHOWN_BEST = 5
 FLAGS = {"recipe": "--recipe", "file": "--config"}
 
 
@@ -85,11 +86,13 @@ def tune(invocation: Invocation) -> dict[str, Any]:
         try:
             with console.progress("tune", plan.num_planned, "trials") as progress:
 
-                def say(trial: Trial) -> None:
-                    console.say(_line_of(plan, trial))
-                    progress(sum(one.is_over for one in plan.trials.values()), total=plan.num_planned)
+                def tell(trial: Trial) -> None:
+                    if trial.is_over:
+                        console.say(_line_of(plan, trial))
+                    over = sum(one.is_over for one in plan.trials.values())
+                    progress(over, total=plan.num_planned, rows=_rows_of(plan))
 
-                search(plan, data, need, concurrency, say)
+                search(plan, data, need, concurrency, tell)
             if plan.cfg.finalists and not finals(list(plan.trials.values())):
                 console.say(
                     f"note: no trial had all its epochs and {plan.cfg.floor:g} of the macro F1 with nothing changed "
@@ -178,6 +181,29 @@ def _line_of(plan: Plan, trial: Trial) -> str:
         f"trial {trial.number:>3}{again}  {plan.cfg.metric} {shown}  {trial.seconds:.0f} s"
         f"{how.get(trial.status, '')}{of_best}  {as_words(trial.overrides)}"
     )
+
+
+def _rows_of(plan: Plan) -> list[tuple[str, ...]]:
+    """A table of what runs, and below it of the best so far."""
+    live = [plan.trials[number] for number in sorted(plan.live)]
+    best = [trial for trial in plan.ranked() if trial.number not in plan.live][:SHOWN_BEST]
+    rows: list[tuple[str, ...]] = [("trial", "epoch", plan.cfg.metric, "s", "settings")]
+    for state, trials in (("runs", live), ("best", best)):
+        for trial in trials:
+            value = plan.value(trial)
+            seconds = trial.lines[-1]["wall_s"] if trial.lines else 0.0
+            settings = as_words(trial.overrides)
+            again = f" of {trial.final_of}, seed {trial.seed}" if trial.final_of is not None else ""
+            rows.append(
+                (
+                    f"{state} {trial.number}{again}",
+                    f"{trial.epochs}/{plan.config.train.epochs}",
+                    "-" if value is None else f"{abs(value):.3f}",
+                    f"{seconds:.0f}",
+                    settings,
+                )
+            )
+    return rows
 
 
 def _answer(

@@ -14,7 +14,7 @@ from typing import Any
 from hpa_ray import cluster, storage
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config
-from hpa_ray.errors import InputError
+from hpa_ray.errors import InputError, Stopped
 from hpa_ray.stream import Data
 
 Event = dict[str, Any]
@@ -25,7 +25,8 @@ POLL_S = 0.5
 def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
     """Run the training to its end; `show` gets the loop's events in this process.
 
-    Raises InputError where the user can help, and whatever ended the run otherwise.
+    Raises InputError where the user can help, Stopped where this process was asked to end and the state to go on from
+    is stored, and whatever ended the run otherwise.
     """
     if config.train.num_workers == 0:
         import torch
@@ -39,7 +40,9 @@ def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event]
             host = LocalHost(config.train.use_gpu, config.train.prefetch_batches, show, must_stop)
             train(config, data, host, folder)
     else:
-        _launch_ray(config, data, folder, show)
+        cluster.start_ray(config.train.fewest_workers, use_gpu=config.train.use_gpu)
+        with _told_to_stop() as must_stop:  # after Ray's start, which sets a handler that aborts
+            _launch_ray(config, data, folder, show, must_stop)
 
 
 @contextlib.contextmanager
@@ -64,14 +67,15 @@ def _told_to_stop() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None]) -> None:
+def _launch_ray(
+    config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None], must_stop: Callable[[], bool]
+) -> None:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     cfg = config.train
-    cluster.start_ray(cfg.fewest_workers, use_gpu=cfg.use_gpu)
     use_gpu = cluster.has_gpus(cfg.fewest_workers) if cfg.use_gpu is None else cfg.use_gpu
     gpus = cluster.num_gpus()
     if cfg.use_gpu is None and 0 < gpus < cfg.fewest_workers:
@@ -87,7 +91,7 @@ def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[E
 
     def watch() -> None:
         try:
-            _watch(mailbox, ended, show)
+            _watch(mailbox, ended, show, must_stop)
         except BaseException as error:  # of the screen or the run folder; told after the run, which goes on
             unshown.append(error)
 
@@ -117,9 +121,11 @@ def _launch_ray(config: Config, data: Data, folder: RunFolder, show: Callable[[E
         finally:
             ended.set()
             watcher.join()
-    problems, fault = ray.get([mailbox.mistake.remote(), mailbox.fault.remote()])
+    problems, fault, stopped = ray.get([mailbox.mistake.remote(), mailbox.fault.remote(), mailbox.stopped.remote()])
     if problems:
         raise InputError(*problems) from failure
+    if stopped and failure is None:
+        raise Stopped(stopped)
     if failure is not None and fault is not None:
         raise OSError(*fault) from failure
     for problem in (failure, *unshown):
@@ -145,6 +151,8 @@ def _worker(settings: dict[str, Any]) -> None:
         ray.get(mailbox.note_mistake.remote(error.problems))
         if host.world_size > 1:  # the other ranks wait for this one: only its failure ends them
             raise
+    except Stopped as end:
+        ray.get(mailbox.note_stopped.remote(end.reason))
     except OSError as error:  # of a place: worth another try; what is told if that fails too
         if error.filename:
             ray.get(mailbox.note_fault.remote((error.errno, error.strerror, str(error.filename))))
@@ -152,14 +160,16 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 class Mailbox:
-    """What the loop on rank 0 wants shown by the driver, and what ended a worker: the user's mistake, or a place that
-    can not be read or written. A Ray actor.
+    """What the loop on rank 0 wants shown by the driver, and what ended a worker: the user's mistake, a place that can
+    not be read or written, or the driver's wish, which comes the other way. A Ray actor.
     """
 
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._mistake: tuple[str, ...] = ()
         self._fault: tuple[Any, ...] | None = None
+        self._must_stop = False
+        self._stopped = ""
 
     def put(self, event: Event) -> None:
         self._events.append(event)
@@ -181,12 +191,27 @@ class Mailbox:
         """errno, strerror, filename of the last OSError."""
         return self._fault
 
+    def ask_to_stop(self) -> None:
+        self._must_stop = True
 
-def _watch(mailbox: Any, ended: threading.Event, show: Callable[[Event], None]) -> None:
+    def must_stop(self) -> bool:
+        return self._must_stop
+
+    def note_stopped(self, reason: str) -> None:
+        self._stopped = reason
+
+    def stopped(self) -> str:
+        return self._stopped
+
+
+def _watch(mailbox: Any, ended: threading.Event, show: Callable[[Event], None], must_stop: Callable[[], bool]) -> None:
     import ray
 
-    last = False
+    last = asked = False
     while not last:
         last = ended.wait(POLL_S)  # after the end, once more
+        if must_stop() and not asked:
+            asked = True
+            ray.get(mailbox.ask_to_stop.remote())
         for event in ray.get(mailbox.take.remote()):
             show(event)

@@ -4,7 +4,6 @@ All randomness is a value (order and draws by seed and place in the epoch, learn
 resume from is the learner's, the place, and what the epoch has given so far.
 """
 
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ import torch
 from hpa_ray import storage
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config
-from hpa_ray.errors import InputError
+from hpa_ray.errors import InputError, Stopped
 from hpa_ray.schema import Reject
 from hpa_ray.shards import CHUNK_ROWS
 from hpa_ray.stream import Data, EpochOrder, Place, Schedule, Steps, check_rejects, training_samples
@@ -163,17 +162,6 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: 
         watchdog.beat()
         if host.gather(recorder.is_finished)[0]:  # rank 0 knows
             break
-
-
-class Stopped(SystemExit):
-    """The machine wanted this process to end; the run goes on from where it was when it is resumed."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(128 + signal.SIGTERM)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class Clock:

@@ -38,7 +38,9 @@ class RayHost(DistributedHost):
         ray.train.report({"epoch": metrics.get("epoch", 0)})
 
     def notice(self) -> Notice:
-        return "leaving" if ray.train.get_preemption_info() else ""
+        leaving = ray.train.get_preemption_info() is not None  # agreed on among the ranks
+        asked = self.rank == 0 and ray.get(self.mailbox.must_stop.remote())
+        return "stop" if self.gather(asked)[0] else "leaving" if leaving else ""
 
     def give_up(self, event: Event) -> None:
         ray.get(self.mailbox.put.remote(event), timeout=GIVE_UP_S)

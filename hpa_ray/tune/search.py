@@ -35,7 +35,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",  # a trial that is stopped may be writing a checkpoint
 }
-Say = Callable[[Trial], None]
+Tell = Callable[[Trial], None]
 
 
 class Need(dict[str, float]):
@@ -73,8 +73,8 @@ def concurrency_of(config: Config, need: Need) -> int:
     return int(min(trials, config.tune.concurrency or trials))
 
 
-def search(plan: Plan, data: Data, need: Need, concurrency: int, say: Say) -> None:
-    """Run what is left of the study; `say` is told of every trial that is over.
+def search(plan: Plan, data: Data, need: Need, concurrency: int, tell: Tell) -> None:
+    """Run what is left of the study; `tell` is told of every trial that begins, that has a further epoch or is over.
 
     Raises KeyboardInterrupt where it was interrupted; what was begun is gone on with by the same command.
     """
@@ -91,11 +91,13 @@ def search(plan: Plan, data: Data, need: Need, concurrency: int, say: Say) -> No
     )
     # a trial of several workers waits for them; they take the resources, and Ray Tune knows no process without any
     resources = {"CPU": 0.01} if several else dict(need)
-    asker = Asker(plan, concurrency, say)
+    asker = Asker(plan, concurrency, tell)
     with tempfile.TemporaryDirectory(prefix="hpa_ray_") as scratch:
         Tuner(
             ray.tune.with_resources(function, resources),
-            tune_config=TuneConfig(search_alg=asker, scheduler=Halving(plan), num_samples=-1, reuse_actors=not several),
+            tune_config=TuneConfig(
+                search_alg=asker, scheduler=Halving(plan, tell), num_samples=-1, reuse_actors=not several
+            ),
             run_config=RunConfig(
                 name="study",
                 storage_path=scratch,
@@ -110,9 +112,9 @@ def search(plan: Plan, data: Data, need: Need, concurrency: int, say: Say) -> No
 class Asker(Searcher):  # type: ignore[misc]
     """Ray Tune's view of the plan: one trial after the other, so many at a time."""
 
-    def __init__(self, plan: Plan, concurrency: int, say: Say) -> None:
+    def __init__(self, plan: Plan, concurrency: int, tell: Tell) -> None:
         super().__init__()
-        self.plan, self.concurrency, self.say = plan, concurrency, say
+        self.plan, self.concurrency, self.tell = plan, concurrency, tell
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -122,6 +124,7 @@ class Asker(Searcher):  # type: ignore[misc]
         if trial is None:
             return self.FINISHED if self.plan.is_over else None
         self._numbers[trial_id] = trial.number
+        self.tell(trial)
         return {"number": trial.number, "trial": trial._replace(lines=())._asdict()}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
@@ -136,7 +139,7 @@ class Asker(Searcher):  # type: ignore[misc]
             trial = self.plan.end(number, "done", test=json.loads(last["test"]))
         else:
             trial = self.plan.end(number, "stopped")
-        self.say(trial)
+        self.tell(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what there is to save is on storage."""
@@ -151,9 +154,9 @@ class Halving(FIFOScheduler):  # type: ignore[misc]
     The trial with nothing changed and the finals are not stopped.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, tell: Tell) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.tell = plan, tell
         self.asha: Any = None
         if plan.cfg.scheduler == "asha":
             self.asha = AsyncHyperBandScheduler(
@@ -177,6 +180,7 @@ class Halving(FIFOScheduler):  # type: ignore[misc]
             return str(self.CONTINUE)
         number = trial.config["number"]
         self.plan.heard(number, json.loads(result["line"]))
+        self.tell(self.plan.trials[number])
         return self._decide(self.plan.trials[number])
 
     def _decide(self, trial: Trial) -> str:

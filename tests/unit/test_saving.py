@@ -18,12 +18,11 @@ from small_runs import NO_BATCH_NORM, PLAIN, RICH, ProcessHost, run, without_tim
 
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import checkpoint_interval, load_config
-from hpa_ray.errors import InputError
+from hpa_ray.errors import InputError, Stopped
 from hpa_ray.schema import Source
 from hpa_ray.stream import Batch, Schedule
 from hpa_ray.train import saving
 from hpa_ray.train.host import LocalHost, Notice
-from hpa_ray.train.loop import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EVERY_STEP = "train.checkpoint_every=1 step"

@@ -208,7 +208,7 @@ class World:
         from hpa_ray.tune.search import Halving
 
         plan = Plan(self.config, self.space, self.folder, devices=1.0)
-        halving = Halving(plan)
+        halving = Halving(plan, lambda trial: None)
         running: list[Trial] = []
         while not plan.is_over:
             while len(running) < self.at_once and (trial := plan.next()) is not None:
