@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from ray_nodes import Nodes
+from ray_nodes import Nodes, command_of
 from safetensors.numpy import load_file
 
 NUM_IMAGES, NUM_VAL = 300, 60
@@ -219,6 +219,7 @@ def inject(kind: str, process: "subprocess.Popen[bytes]", run: Path, nodes: Node
         assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
         return progress(run)[1] > 0
     if kind == "drain":
+        nodes.choose()
         nodes.tell_to_go(NOTICE_S)
         told = time.monotonic()
         saved = wait_until(lambda: progress(run)[1], NOTICE_S)
@@ -236,6 +237,7 @@ def inject(kind: str, process: "subprocess.Popen[bytes]", run: Path, nodes: Node
         if kind == "resize" and len(nodes.others) < 2:
             nodes.add()
         else:
+            nodes.choose()
             nodes.replace(join=kind == "node")
         return True
     nodes.restart()
@@ -259,7 +261,7 @@ def wait_until(holds: Callable[[], Any], seconds: float) -> Any:
 def kill_one(pids: list[int], title: str) -> bool:
     for pid in pids:
         with contextlib.suppress(OSError):
-            if title.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if title.encode() in command_of(pid):
                 os.kill(pid, signal.SIGKILL)
                 return True
     return False

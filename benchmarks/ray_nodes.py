@@ -40,8 +40,13 @@ class Nodes:
     def add(self) -> None:
         self.others.append(self._cluster.add_node(num_cpus=2, resources={"training": 1}, **self._store))
 
+    def choose(self) -> None:
+        """The node that goes next is one with a train worker, if there is any."""
+        with_worker = {parent for pid, parent in parents() if b"RayTrainWorker" in command_of(pid)}
+        self.others.sort(key=lambda node: node.all_processes["raylet"][0].process.pid not in with_worker)
+
     def tell_to_go(self, seconds: float) -> None:
-        """Give notice, as a cloud does of a spot machine, that the node that is replaced next goes that soon."""
+        """Give notice, as a cloud does of a spot machine, that the node that goes next does so that soon."""
         from ray._raylet import GcsClient
         from ray.core.generated import autoscaler_pb2
 
@@ -83,6 +88,12 @@ class Nodes:
 
         reply = get_memory_info_reply(get_state_from_address(self.address))
         return int(reply.store_stats.object_store_bytes_used)
+
+
+def command_of(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def parents() -> Iterator[tuple[int, int]]:
