@@ -70,7 +70,6 @@ class Request(NamedTuple):
 
 
 class WebServer(ThreadingHTTPServer):
-    daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, faults: Faults) -> None:
@@ -111,16 +110,24 @@ def _field(image_id: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def web_server(faults: Faults | None = None) -> Iterator[WebServer]:
-    server = WebServer(faults or Faults())
+def serving(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Any server of one's own: its address, while it answers."""
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield server
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def web_server(faults: Faults | None = None) -> Iterator[WebServer]:
+    server = WebServer(faults or Faults())
+    with serving(server):
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

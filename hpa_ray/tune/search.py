@@ -145,7 +145,7 @@ class Asker(Searcher):  # type: ignore[misc]
         """Nothing: what there is to save is on storage."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a study is resumed from its trials")
+        raise RuntimeError("a study is resumed from its trials, not from what Ray Tune keeps")
 
 
 class Halving(FIFOScheduler):  # type: ignore[misc]

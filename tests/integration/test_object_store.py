@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from object_store import Faults, ObjectStore, object_store
+from web_server import serving
 
 from hpa_ray import storage
 from hpa_ray.errors import InputError
@@ -544,13 +545,9 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 def website(tmp_path: Path) -> Iterator[str]:
     """A server of static files, without parts of files, over the folder `site`."""
     (tmp_path / "site").mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(tmp_path / "site")))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    site = partial(QuietHandler, directory=str(tmp_path / "site"))
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), site)) as address:
+        yield address
 
 
 def test_files_of_a_web_server(store: ObjectStore, website: str, tmp_path: Path) -> None:
@@ -648,11 +645,11 @@ class Unfriendly(http.server.BaseHTTPRequestHandler):
 def test_no_client_waits_for_ever(client: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are accepted and requests taken; s3a:// is s3fs, whose own time-out and repeats are 5 x 60 s."""
     handler = type("Handler", (Unfriendly,), {"way": way})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_address[1]}"
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as address:
+        _waits_not_for_ever(client, way, address, monkeypatch)
+
+
+def _waits_not_for_ever(client: str, way: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ObjectStore(address).environment(direct=True).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("hpa_ray.storage.retry.FIRST_PAUSE_S", 0.01)
@@ -676,9 +673,6 @@ def test_no_client_waits_for_ever(client: str, way: str, monkeypatch: pytest.Mon
     finally:
         storage.configure(Settings())
         storage.take_retries()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 # ---- other processes

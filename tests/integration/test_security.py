@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -34,6 +33,7 @@ from bad_data import Data, done, first_images, refused
 from object_store import ObjectStore, object_store
 from PIL import Image
 from test_fetch_kaggle import plays as plays
+from web_server import serving
 
 from hpa_ray import storage
 from hpa_ray.cli.main import main
@@ -85,13 +85,9 @@ def data(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> Data:
 @pytest.fixture(scope="module")
 def website(data: Data) -> Iterator[str]:
     """Its address without scheme."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=str(data.root)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    site = partial(Site, directory=str(data.root))
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), site)) as address:
+        yield address.removeprefix("http://")
 
 
 @pytest.fixture(scope="module")
@@ -602,14 +598,8 @@ GZIP = gzip.compress(bytes(300 * 2**20), 9)
 
 @pytest.fixture(scope="module")
 def trap() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trap)) as address:
+        yield address
 
 
 def test_answers_of_the_web_end(trap: str, monkeypatch: pytest.MonkeyPatch) -> None:
