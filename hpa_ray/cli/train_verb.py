@@ -20,7 +20,7 @@ from hpa_ray.checkpoint.results import selectable
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, home, resolve, with_atlas_shards
-from hpa_ray.config import Config, dump_config, without_credentials
+from hpa_ray.config import Config, dump_config, stages_of, without_credentials
 from hpa_ray.config.architectures import TIMM
 from hpa_ray.config.contradictions import contradictions
 from hpa_ray.errors import InputError
@@ -42,6 +42,7 @@ MAY_DIFFER = (
     "train.max_failures",
     "train.checkpoint_every",
     "train.hang_timeout_s",
+    "train.stop_epoch",
 )
 """Keys that may have another value when a run is resumed: they say where it runs. The number of workers also changes
 the global batch, which is told."""
@@ -113,6 +114,9 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
 
         launch(config, data, folder, show)
     summary: dict[str, Any] = folder.read_json("summary.json")
+    if summary["status"] == "running":  # train.stop_epoch
+        summary["status"] = "stopped"
+        console.say(f"stopped after {summary['epochs']} of {config.train.epochs} epochs; run.resume=true goes on")
     summary |= _test(config, data, folder)
     summary |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1)}
     folder.write_json("summary.json", summary)
@@ -160,6 +164,10 @@ def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:
 def check_settings(config: Config) -> None:
     """Raises InputError for what only a worker, or the end of the first epoch, would find otherwise."""
     problems = contradictions(config)
+    try:
+        stages_of(config)
+    except InputError as error:
+        problems += error.problems
     names = selectable()
     if config.train.select not in names:
         close = difflib.get_close_matches(config.train.select, names, n=1, cutoff=0.6)

@@ -28,6 +28,7 @@ from hpa_ray.tune import (
     Trial,
     as_words,
     check_metric,
+    check_population,
     designed,
     finals,
     load_space,
@@ -116,7 +117,11 @@ def _checked(config: Config) -> Space:
         problems += error.problems
     try:
         space = load_space(config.tune.space, config)
-        if config.tune.sampler in ("grid", "one_factor"):
+        if config.tune.scheduler == "pbt":
+            check_population(space)
+            if config.tune.sampler != "tpe":
+                problems.append(f"tune.sampler = {config.tune.sampler} does nothing with tune.scheduler = pbt")
+        elif config.tune.sampler in ("grid", "one_factor"):
             designed(space, config, config.tune.sampler)
     except InputError as error:
         problems += error.problems
@@ -161,7 +166,7 @@ def _say_plan(plan: Plan, data: Data, concurrency: int) -> None:
         console.say(f"note: {note}")
     cfg = plan.cfg
     sizes = ", ".join(f"{len(rows):,} {part}" for part, rows in data.parts.items())
-    number, epochs = min(cfg.trials, plan.num_settings), plan.config.train.epochs
+    number, epochs = plan.num_searched, plan.config.train.epochs
     console.say(
         f"{number} trials of {epochs} epochs by {cfg.sampler} and {cfg.scheduler}, {concurrency} at a time, for "
         f"{cfg.metric} on {int(data.rare_K.sum())} rare classes; images: {sizes}"

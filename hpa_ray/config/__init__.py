@@ -22,6 +22,7 @@ from hpa_ray.config.sections import (
     TrainConfig,
     checkpoint_interval,
 )
+from hpa_ray.config.stages import stages_of
 
 __all__ = [
     "AugmentConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "recipe_names",
+    "stages_of",
     "type_name",
     "without_credentials",
 ]

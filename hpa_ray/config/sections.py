@@ -352,6 +352,11 @@ class TrainConfig(Section):
 
     epochs: int = Field(20, ge=1)
     """Passes over the training part."""
+    stages: Words = ()
+    """Settings that change on the way, such as 4:loss.name=asl,4:optim.lr=3e-4: from the end of epoch 4 on. Of loss,
+    sampling, augment, optim.lr and optim.clip_norm."""
+    stop_epoch: int | None = Field(None, ge=1)
+    """Stop after so many epochs of train.epochs; the run goes on when it is resumed with more."""
     batch_size: int = Field(32, ge=2)
     """Images per worker and batch."""
     accumulate: int = Field(1, ge=1)
@@ -438,16 +443,17 @@ class TuneConfig(Section):
     sampler: Literal["tpe", "random", "grid", "one_factor"] = "tpe"
     """How the next trial is chosen: by Optuna's TPE from those before, at random; or all combinations; or every choice
     by itself, all else unchanged."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """asha: of the trials that have come as far, only the better ones go on."""
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    """asha: of the trials that have come as far, only the better ones go on. pbt: population based training, where
+    settings change on the way: after each grace_epochs the best take the places of the worst, with changed settings."""
     trials: int = Field(24, ge=1, le=10_000)
-    """How many are begun, the one with nothing changed among them."""
+    """How many are begun, the one with nothing changed among them; with pbt, as many in each generation."""
     metric: str = "macro_f1_rare_tuned"
     """Score of the validation part that is to be best, the name of one in metrics.jsonl; of losses the smallest."""
     floor: Share = 0.95
     """Share of the unchanged trial's macro_f1_tuned that a trial must reach to be among the best."""
     grace_epochs: int | None = Field(None, ge=1)
-    """Epochs of every trial before asha may stop it; unset: a quarter of train.epochs."""
+    """Epochs of every trial before asha may stop it, and of a generation of pbt; unset: a quarter of train.epochs."""
     reduction: float = Field(3.0, gt=1)
     """Of so many trials asha lets one go on, each time so many times further."""
     finalists: int = Field(3, ge=0)

@@ -13,7 +13,7 @@ import torch
 
 from hpa_ray import storage
 from hpa_ray.checkpoint.run_folder import RunFolder
-from hpa_ray.config import Config
+from hpa_ray.config import Config, stages_of
 from hpa_ray.errors import InputError, Stopped
 from hpa_ray.schema import Reject
 from hpa_ray.shards import CHUNK_ROWS
@@ -40,16 +40,21 @@ TELL_EVERY_S = 1.0
 
 
 def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
-    """Train from the newest checkpoint of the folder, or from the start, to train.epochs.
+    """Train from the newest checkpoint of the folder, or from the start, to train.epochs or train.stop_epoch.
 
     Raises Stopped where the machine asked this process to end and the state to go on from is stored.
     """
     watchdog = Watchdog(config.train.hang_timeout_s, host, folder)
     with numerics(config, host.device), watchdog, Saver(config.train.checkpoint_every, host, folder) as saver:
-        _train(config, data, host, folder, watchdog, saver)
+        for stage in stages_of(config):
+            until = min(stage.until, config.train.stop_epoch or stage.until)
+            _train(stage.config, data, host, folder, watchdog, saver, until)
 
 
-def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: Watchdog, saver: Saver) -> None:
+def _train(
+    config: Config, data: Data, host: Host, folder: RunFolder, watchdog: Watchdog, saver: Saver, until: int
+) -> None:
+    """One stage: what it begins with is the state that the one before has stored."""
     cfg = config.train
     if config.model.normalize != "source":
         data = replace(data, matching=None)
@@ -57,6 +62,8 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: 
     order = EpochOrder(samples.num_samples, config.run.seed, chunk_rows=CHUNK_ROWS)
     steps = Steps(order.num_rows, cfg.batch_size, host.world_size)
     state = newest_checkpoint(host, folder)
+    if state is not None and state["epoch"] >= until < cfg.epochs:
+        return
     # rank 0 alone reads pretrained weights: its model is what all ranks start with
     learner = Learner(config, data, host, steps, load_weights=state is None and host.rank == 0)
     recorder = Recorder(config, data, folder, learner.loss)
@@ -75,7 +82,7 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: 
         return
     pictured = config.track.pictures and host.rank == 0 and place == Place(0, steps)
     pictures = Pictures(config, data, folder, learner) if pictured else None
-    schedule = Schedule(data.parts["train"], data.parts["val"], samples, order, steps, host.rank, place, cfg.epochs)
+    schedule = Schedule(data.parts["train"], data.parts["val"], samples, order, steps, host.rank, place, until)
     stream = to_device(host.feed(data.source, schedule), data, host.device)
     if host.rank == 0:
         host.tell({"event": "note", "text": f"training on {learner.where}"})
@@ -85,7 +92,7 @@ def _train(config: Config, data: Data, host: Host, folder: RunFolder, watchdog: 
         facts = {"data": same_data, "where": learner.where, "recorder": recorder.state()}
         return {**place_state(place, parts, rejects), **facts, **learner.state()}
 
-    while place.epoch < cfg.epochs:
+    while place.epoch < until:
         epoch, cut = place.epoch, place.steps
         learner.begin_epoch(epoch, cut)
         tally, found = Tally(host.device, MAX_SCORED // host.world_size), Watcher()

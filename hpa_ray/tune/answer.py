@@ -99,7 +99,7 @@ def grace_values(trials: Sequence[Trial], metric: str, *, larger: bool, grace: i
     """By number, the best value in the first `grace` epochs: all searched trials compared after the same work."""
     found = {}
     for trial in searched(trials):
-        if trial.status != "failed" and trial.epochs >= grace:
+        if trial.status != "failed" and trial.epochs >= grace and trial.parent is None:
             value = trial.best(metric, larger=larger, epochs=grace)
             if value is not None and math.isfinite(value):
                 found[trial.number] = value
@@ -130,16 +130,29 @@ def winner(
 def cost(trials: Sequence[Trial], *, unit: Literal["CPU", "GPU"], units_per_trial: float) -> Cost:
     hours = sum(trial.seconds for trial in trials) / 3600 * units_per_trial
     over = [trial for trial in searched(trials) if trial.status in ("done", "stopped")]
-    due = len(over) * max((trial.epochs for trial in over), default=0)
-    saved = 1 - sum(trial.epochs for trial in over) / due if due else 0.0
-    return Cost(hours, unit, sum(trial.epochs for trial in trials), saved)
+    most = max((trial.epochs for trial in over), default=0)
+    due = sum((trial.until or most) - trial.begins for trial in over)
+    saved = 1 - sum(trial.own_epochs for trial in over) / due if due else 0.0
+    return Cost(hours, unit, sum(trial.own_epochs for trial in trials), saved)
 
 
 def study_table(trials: Sequence[Trial], space: Space, metric: str, larger: bool) -> pa.Table:
     """A row per trial, for study.parquet; scores are those of the epoch that is best by `metric`."""
-    whole, words = ("number", "final_of", "seed", "epochs", "best_epoch"), ("status", "reason", "overrides")
+    whole, words = ("number", "final_of", "parent", "seed", "epochs", "best_epoch"), ("status", "reason", "overrides")
     numbers = ("seconds", "best", "macro_f1_tuned", "map", *(f"test_{name}" for name in SCORES))
-    order = ("number", "final_of", "seed", "status", "reason", "epochs", "seconds", "best", "best_epoch", *numbers[2:])
+    order = (
+        "number",
+        "final_of",
+        "parent",
+        "seed",
+        "status",
+        "reason",
+        "epochs",
+        "seconds",
+        "best",
+        "best_epoch",
+        *numbers[2:],
+    )
     names = (*order, *(dimension.key for dimension in space), "overrides")
     types = dict.fromkeys(whole, pa.int64()) | dict.fromkeys(words, pa.string()) | dict.fromkeys(numbers, pa.float64())
     rows = []
@@ -148,7 +161,7 @@ def study_table(trials: Sequence[Trial], space: Space, metric: str, larger: bool
         line = next((line for line in trial.lines if best is not None and line.get(metric) == best), {})
         rows.append(
             {
-                **{name: getattr(trial, name) for name in ("number", "final_of", "seed", "status", "reason", "epochs")},
+                **{name: getattr(trial, name) for name in order[:7]},
                 "seconds": trial.seconds,
                 "best": best,
                 "best_epoch": line.get("epoch"),

@@ -4,6 +4,7 @@ First all searched trials, of which number 0 has nothing changed; then the best 
 seeds and on to the test part.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from hpa_ray.checkpoint.results import selectable
 from hpa_ray.config import Config
 from hpa_ray.errors import InputError
-from hpa_ray.tune.sampler import Tried, designed, suggest
+from hpa_ray.tune.generations import Member, offspring
+from hpa_ray.tune.sampler import Tried, designed, seed_of, suggest
 from hpa_ray.tune.space import Overrides, Space
 from hpa_ray.tune.study import Status, StudyFolder, Trial, finals, searched
 
@@ -36,9 +38,8 @@ class Plan:
         self.config, self.cfg, self.space, self.folder = config, config.tune, space, folder
         self.devices, self.earlier, self.now = devices, earlier, now
         self.larger = selectable()[self.cfg.metric]
-        designs = config.tune.sampler in ("grid", "one_factor")
-        self.num_settings = len(designed(space, config, config.tune.sampler)) + 1 if designs else config.tune.trials
-        """Of a study laid out beforehand, with the unchanged one."""
+        self.num_searched = num_searched(config, space)
+        """Trials to search, the unchanged one among them."""
         self.trials = {trial.number: trial for trial in folder.trials()}
         self.live: set[int] = set()
         self.ended: list[int] = []
@@ -71,8 +72,8 @@ class Plan:
     @property
     def num_planned(self) -> int:
         """Trials of the study, as far as it is known now."""
-        num_searched = len(searched(self._list)) if self.exhausted else min(self.cfg.trials, self.num_settings)
-        return num_searched + min(self.cfg.finalists + 1, num_searched) * self.cfg.repeats * bool(self.cfg.finalists)
+        number = len(searched(self._list)) if self.exhausted else self.num_searched
+        return number + min(self.cfg.finalists + 1, number) * self.cfg.repeats * bool(self.cfg.finalists)
 
     def heard(self, number: int, line: Line) -> None:
         """An epoch of a trial is done; one that is told again takes the place of the first."""
@@ -82,8 +83,7 @@ class Plan:
 
     def end(self, number: int, status: Status, *, reason: str = "", test: Line | None = None) -> Trial:
         trial = self.trials[number]
-        seconds = float(trial.lines[-1]["wall_s"]) if trial.lines else 0.0
-        trial = trial._replace(status=status, reason=reason, seconds=seconds, test=test)
+        trial = trial._replace(status=status, reason=reason, seconds=trial.own_s, test=test)
         self.folder.finish(trial)
         self.trials[number] = trial
         self.live.discard(number)
@@ -99,18 +99,23 @@ class Plan:
 
     @property
     def grace_epochs(self) -> int:
-        return min(self.cfg.grace_epochs or max(1, self.config.train.epochs // 4), self.config.train.epochs)
+        return grace_epochs(self.config)
 
     def ranked(self) -> list[Trial]:
         """Searched trials with all their epochs, the best first, those below tune.floor left out."""
-        done = [trial for trial in searched(self._list) if trial.status == "done" and self.value(trial) is not None]
-        unchanged = self.trials.get(0)
+        done = [trial for trial in self._at_the_end() if trial.status == "done" and self.value(trial) is not None]
+        unchanged = next((trial for trial in reversed(searched(self._list)) if not trial.overrides), None)
         floor = self.cfg.floor * (self._overall(unchanged) or 0.0) if unchanged else 0.0
         good = [trial for trial in done if (self._overall(trial) or 0.0) >= floor]
         return sorted(good, key=lambda trial: (-(self.value(trial) or 0.0), trial.number))
 
+    def _at_the_end(self) -> list[Trial]:
+        """Searched trials that are to have all epochs: with generations, those of the last."""
+        epochs = self.config.train.epochs
+        return [trial for trial in searched(self._list) if trial.until is None or trial.until >= epochs]
+
     def device_hours(self) -> float:
-        return self.devices * sum(_seconds(trial) for trial in self._list) / 3600
+        return self.devices * sum(trial.own_s if trial.lines else trial.seconds for trial in self._list) / 3600
 
     def speed(self, concurrency: int) -> dict[str, float | None]:
         """Of this start: trials per hour, and the share of the time in which so many processes trained."""
@@ -131,7 +136,7 @@ class Plan:
         return trial.best(FLOOR_METRIC, larger=True)
 
     def _may_search(self) -> bool:
-        if self.exhausted or finals(self._list) or len(searched(self._list)) >= self.cfg.trials:
+        if self.exhausted or finals(self._list) or len(searched(self._list)) >= self.num_searched:
             return False
         if self.cfg.hours and self.now() - self.began > 3600 * self.cfg.hours:
             self.exhausted = f"tune.hours = {self.cfg.hours:g} are over"
@@ -143,11 +148,37 @@ class Plan:
         if not self._may_search():
             return None
         number = len(self.trials)
+        if self.cfg.scheduler == "pbt":
+            return self._next_member(number)
         overrides = self._suggestion(number) if number else {}
         if overrides is None:
             self.exhausted = "tune.space has nothing left to try"
             return None
         return Trial(number, overrides, self.config.run.seed)
+
+    def _next_member(self, number: int) -> Trial | None:
+        """Of a population; None while the generation before is not over."""
+        size = self.num_searched // num_generations(self.config)
+        generation, index = divmod(number, size)
+        begins = generation * self.grace_epochs
+        until = min(begins + self.grace_epochs, self.config.train.epochs)
+        seed = self.config.run.seed
+        if not generation:
+            tried = [self._tried(trial) for trial in searched(self._list)]
+            found = suggest(self.space, tried, self.config, sampler="random", seed=seed, number=number)
+            return Trial(number, found or {} if number else {}, seed, until=until)
+        before = searched(self._list)[-size - index :][:size]
+        if not all(trial.is_over for trial in before):
+            return None
+        members = [Member(trial.number, trial.overrides, self._last(trial)) for trial in before]
+        parent, overrides = offspring(self.space, members, index, self.config, epoch=begins, seed=seed_of(seed, number))
+        lines = tuple(line for line in self.trials[parent].lines if line["epoch"] <= begins)
+        return Trial(number, overrides, seed, lines=lines, parent=parent, begins=begins, until=until)
+
+    def _last(self, trial: Trial) -> float | None:
+        """tune.metric where a member's generation ended, larger is better; None if it failed."""
+        value = trial.lines[-1].get(self.cfg.metric) if trial.status == "done" and trial.lines else None
+        return None if value is None else float(value) if self.larger else -float(value)
 
     def _suggestion(self, number: int) -> Overrides | None:
         tried = [self._tried(trial) for trial in searched(self._list)]
@@ -163,7 +194,7 @@ class Plan:
 
     def _finals_left(self) -> list[tuple[int, int]]:
         """Searched trial and seed of the finals that were not begun: a seed of each before the next seed."""
-        best = [trial.number for trial in self.ranked() if trial.number][: self.cfg.finalists]
+        best = [trial.number for trial in self.ranked() if trial.overrides][: self.cfg.finalists]
         if not best:
             return []
         chosen = best if self.trials[0].status == "failed" else [0, *best]
@@ -181,8 +212,22 @@ class Plan:
         return Trial(len(self.trials), self.trials[number].overrides, seed, final_of=number)
 
 
-def _seconds(trial: Trial) -> float:
-    return float(trial.lines[-1]["wall_s"]) if trial.lines else trial.seconds
+def num_searched(config: Config, space: Space) -> int:
+    """Trials to search: tune.trials, or all of a study that is laid out beforehand; as many in each generation."""
+    if config.tune.scheduler == "pbt":
+        return max(2, config.tune.trials // num_generations(config)) * num_generations(config)
+    if config.tune.sampler in ("grid", "one_factor"):
+        return min(config.tune.trials, len(designed(space, config, config.tune.sampler)) + 1)
+    return config.tune.trials
+
+
+def grace_epochs(config: Config) -> int:
+    """Epochs of every trial, or of a generation."""
+    return min(config.tune.grace_epochs or max(1, config.train.epochs // 4), config.train.epochs)
+
+
+def num_generations(config: Config) -> int:
+    return math.ceil(config.train.epochs / grace_epochs(config))
 
 
 def check_metric(config: Config) -> None:

@@ -25,7 +25,7 @@ from hpa_ray.errors import InputError
 from hpa_ray.stream import Data
 from hpa_ray.tune.plan import Plan
 from hpa_ray.tune.study import GRACE_CLASSES, Trial
-from hpa_ray.tune.trial import config_of, run_trial
+from hpa_ray.tune.trial import config_of, inherit, run_trial
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # its csv, JSON and TensorBoard files: the run folders have all that
@@ -209,6 +209,8 @@ def _trial(
 
     try:
         config = config_of(base, trial, storage=storage.join(uri, "trials"))
+        if trial.parent is not None:
+            inherit(folder, RunFolder(storage.join(uri, "trials", f"{trial.parent:04d}")))
         test = run_trial(
             config,
             data,

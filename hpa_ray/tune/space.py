@@ -5,6 +5,7 @@ optim.lr: {low: 1.0e-4, high: 3.0e-3, log: true}      # a range; of whole number
 loss.focal_gamma: {choices: [1, 2, 4], when: {loss.name: focal}}    # only where it does something
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -105,7 +106,7 @@ def parse_space(tree: Mapping[Any, Any], base: Config, *, where: str = "") -> Sp
 
 def with_overrides(base: Config, overrides: Overrides) -> Config:
     """Raises InputError for values that a key can not have."""
-    return load_config([f"{key}={_word(value)}" for key, value in overrides.items()], base=base)
+    return load_config([f"{key}={as_word(value)}" for key, value in overrides.items()], base=base)
 
 
 def combinations(space: Space) -> list[Overrides]:
@@ -181,14 +182,25 @@ def _conditions(when: Any, earlier: Mapping[str, Dimension]) -> Iterator[tuple[s
         yield key, values
 
 
-def _word(value: Any) -> str:
+def as_word(value: Any) -> str:
+    """As it is written after `key=`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_value(word: str) -> str | bool | int | float:
+    """What `as_word` made a word of."""
+    if word in ("true", "false"):
+        return word == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
 
 
 def as_words(overrides: Overrides) -> str:
     """For people: `loss.name=focal optim.lr=0.00123`."""
     words = [
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={_word(value)}"
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={as_word(value)}"
         for key, value in overrides.items()
     ]
     return " ".join(words) or "nothing changed"

@@ -39,6 +39,12 @@ class Trial(NamedTuple):
     """Of metrics.jsonl: a line per epoch."""
     test: dict[str, Any] | None = None
     """Scores on the test part, of finals only."""
+    parent: int | None = None
+    """The trial of the generation before whose state this one goes on from."""
+    begins: int = 0
+    """Epochs of it that are the parent's."""
+    until: int | None = None
+    """Epochs after which its generation ends; None: train.epochs."""
 
     @property
     def is_over(self) -> bool:
@@ -47,6 +53,16 @@ class Trial(NamedTuple):
     @property
     def epochs(self) -> int:
         return int(self.lines[-1]["epoch"]) if self.lines else 0
+
+    @property
+    def own_epochs(self) -> int:
+        return max(0, self.epochs - self.begins)
+
+    @property
+    def own_s(self) -> float:
+        """Seconds of computing, without the parent's."""
+        inherited = [line["wall_s"] for line in self.lines if line["epoch"] <= self.begins]
+        return float(self.lines[-1]["wall_s"] - max(inherited, default=0.0)) if self.lines else 0.0
 
     def best(self, metric: str, *, larger: bool, epochs: int | None = None) -> float | None:
         """The best value so far, or of the first so many epochs; None where it is never defined."""
@@ -71,6 +87,8 @@ class StudyFolder:
     def add(self, trial: Trial) -> None:
         """Note a trial before it is started."""
         noted = {"overrides": trial.overrides, "seed": trial.seed, "final_of": trial.final_of}
+        if trial.until is not None:
+            noted |= {"parent": trial.parent, "begins": trial.begins, "until": trial.until}
         write_json(self.run_folder(trial.number).path("trial.json"), noted)
 
     def finish(self, trial: Trial) -> None:
@@ -81,6 +99,7 @@ class StudyFolder:
     def trials(self) -> Iterator[Trial]:
         """All that were ever begun, by number. Raises InputError for one that can not be read."""
         number = 0
+        found: list[Trial] = []
         while (noted := _read(self.run_folder(number), "trial.json", _Noted)) is not None:
             folder = self.run_folder(number)
             outcome = _read(folder, "outcome.json", _Outcome)
@@ -88,7 +107,10 @@ class StudyFolder:
                 lines = LINES.validate_python(folder.read_metrics())
             except ValidationError as error:
                 raise InputError(f"{folder.path('metrics.jsonl')}: damaged - delete this trial's folder") from error
-            yield Trial(number, **dict(noted), **dict(outcome or {}), lines=tuple(lines))
+            if not lines and noted.parent is not None:  # thought of, and its parent's state not yet copied
+                lines = [line for line in found[noted.parent].lines if line["epoch"] <= noted.begins]
+            found.append(Trial(number, **dict(noted), **dict(outcome or {}), lines=tuple(lines)))
+            yield found[-1]
             number += 1
 
     def class_scores(self, number: int, column: str) -> np.ndarray | None:
@@ -117,6 +139,9 @@ class _Noted(_Strict):
     overrides: dict[str, str | bool | int | float]
     seed: int
     final_of: int | None
+    parent: int | None = None
+    begins: int = 0
+    until: int | None = None
 
 
 class _Outcome(_Strict):

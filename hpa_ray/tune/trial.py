@@ -5,12 +5,14 @@ from typing import Any
 
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config, dump_config
+from hpa_ray.storage import list_files, read_bytes, write_bytes
 from hpa_ray.stream import Data
 from hpa_ray.tune.space import with_overrides
 from hpa_ray.tune.study import Trial
 
 Line = dict[str, Any]
-OURS = ("space", "sampler", "scheduler", "trials", "metric")
+OF_THE_TRIAL = ("trial.json", "outcome.json", "config.yaml")
+"""Files that say what a trial is, rather than what it is like."""
 
 
 def config_of(base: Config, trial: Trial, *, storage: str) -> Config:
@@ -20,10 +22,21 @@ def config_of(base: Config, trial: Trial, *, storage: str) -> Config:
     return config.model_copy(
         update={
             "run": config.run.model_copy(update=run),
-            "train": config.train.model_copy(update={"select": base.tune.metric}),
+            "train": config.train.model_copy(update={"select": base.tune.metric, "stop_epoch": trial.until}),
             "track": config.track.model_copy(update={"pictures": False, "tensorboard": False}),
         }
     )
+
+
+def inherit(folder: RunFolder, parent: RunFolder) -> None:
+    """Copy the state of a trial's parent and what its epochs gave, unless the trial has begun already."""
+    if folder.checkpoints():
+        return
+    for name in list_files(parent.uri):
+        if name not in OF_THE_TRIAL:
+            write_bytes(folder.path(name), read_bytes(parent.path(name)))
+    newest = parent.path("checkpoints", parent.checkpoints()[-1])
+    write_bytes(folder.path("checkpoints", parent.checkpoints()[-1]), read_bytes(newest))
 
 
 def run_trial(

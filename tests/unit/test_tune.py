@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,21 @@ import pytest
 import yaml
 
 from hpa_ray.cli.tune_verb import ABLATION
-from hpa_ray.config import Config, load_config
+from hpa_ray.config import Config, load_config, stages_of
 from hpa_ray.errors import InputError
-from hpa_ray.tune import Plan, StudyFolder, Trial, check_metric, combinations, load_space, space_names, with_overrides
+from hpa_ray.tune import (
+    Plan,
+    StudyFolder,
+    Trial,
+    check_metric,
+    check_population,
+    combinations,
+    load_space,
+    space_names,
+    with_overrides,
+)
 from hpa_ray.tune.answer import winner
+from hpa_ray.tune.generations import STAGES, Member, current, offspring
 from hpa_ray.tune.sampler import Tried, suggest
 from hpa_ray.tune.space import Space, as_words, parse_space, single_changes
 
@@ -192,7 +204,7 @@ def test_settings_that_exclude_each_other_are_not_suggested() -> None:
 
 def line_of(trial: Trial, epoch: int) -> dict[str, Any]:
     noise = np.random.default_rng([trial.number, trial.seed]).normal(0, 0.01)
-    value = score(trial.overrides) * epoch / 4 + noise
+    value = score(current(trial.overrides)) * epoch / 4 + noise
     return {"epoch": epoch, "map": value, "macro_f1_tuned": 0.3, "wall_s": 10.0 * epoch}
 
 
@@ -226,7 +238,11 @@ class World:
     def epochs(self, trial: Trial, plan: Plan, halving: Any) -> Any:
         run = self.folder.run_folder(trial.number)
         lines = run.read_metrics()
-        for epoch in range(len(lines) + 1, 5):
+        if not lines and trial.parent is not None:
+            lines = [
+                line for line in self.folder.run_folder(trial.parent).read_metrics() if line["epoch"] <= trial.begins
+            ]
+        for epoch in range(len(lines) + 1, (trial.until or 4) + 1):
             yield False
             lines.append(line_of(trial, epoch))
             self.trained[trial.number, epoch] += 1
@@ -238,6 +254,10 @@ class World:
                 plan.end(trial.number, "stopped")
                 yield True
         plan.end(trial.number, "done", test={"map": 0.1} if trial.final_of is not None else None)
+
+
+POPULATION = load_config(["tune.scheduler=pbt", "tune.trials=19", "tune.grace_epochs=1"], base=BASE)
+CHANGING = tuple(one for one in SPACE if one.key != "sampling.clip")
 
 
 def told(trial: Trial) -> Any:
@@ -277,6 +297,67 @@ def test_killed_anywhere_a_study_is_the_same(tmp_path: Path, seed: int) -> None:
     assert again.trials == plan.trials
     assert killed.trained == straight.trained
     assert set(killed.trained.values()) == {1}
+
+
+def test_a_population_moves_to_what_is_good(tmp_path: Path) -> None:
+    plan = World(tmp_path, POPULATION, CHANGING, at_once=3).run()
+    trials = list(plan.trials.values())
+    searched = [trial for trial in trials if trial.final_of is None]
+    assert len(searched) == 16  # four in each of four generations
+    generations = [searched[k : k + 4] for k in range(0, 16, 4)]
+    for epoch, generation in enumerate(generations):
+        assert {(trial.begins, trial.until, trial.own_epochs) for trial in generation} == {(epoch, epoch + 1, 1)}
+        assert generation[0].overrides == {}
+        assert {line["epoch"] for trial in generation for line in trial.lines} == set(range(1, epoch + 2))
+    replaced = 0
+    for before, after in pairwise(generations):
+        values = [trial.lines[-1]["map"] for trial in before]
+        best, worst = before[int(np.argmax(values))], before[1 + int(np.argmin(values[1:]))]
+        assert [trial.parent for trial in after[:1]] == [before[0].number]
+        for old, new in zip(before[1:], after[1:], strict=True):
+            if old is worst:
+                assert new.parent == best.number
+                assert all(new.overrides[key] == best.overrides[key] for key in best.overrides if key != STAGES)
+                replaced += new.overrides != best.overrides
+            else:
+                assert (new.parent, new.overrides) == (old.number, old.overrides)
+    assert replaced
+    scores = [np.mean([score(current(trial.overrides)) for trial in some]) for some in (generations[0], generations[3])]
+    assert scores[1] > scores[0]
+    assert sum(trial.own_s for trial in searched) == 16 * 10
+    finals = [trial for trial in trials if trial.final_of is not None]
+    assert {trial.final_of for trial in finals} <= {0, *(trial.number for trial in generations[-1])}
+    for trial in finals:
+        assert (trial.parent, trial.until, trial.epochs) == (None, None, 4)
+        assert trial.overrides == plan.trials[trial.final_of or 0].overrides
+        stages_of(with_overrides(POPULATION, trial.overrides))
+    assert len(trials) == plan.num_planned == 22
+
+
+def test_a_population_killed_anywhere_is_the_same(tmp_path: Path) -> None:
+    straight, killed = (World(tmp_path / name, POPULATION, CHANGING) for name in "ab")
+    plan = straight.run()
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        killed.run(moments=int(rng.integers(1, 12)))
+    assert killed.run().trials == plan.trials
+    assert killed.trained == straight.trained
+    assert set(killed.trained.values()) == {1}
+
+
+def test_a_failed_member_is_replaced_and_the_unchanged_one_stays() -> None:
+    generation = [Member(0, {}, 0.1), Member(1, {"loss.name": "asl"}, None), Member(2, {"loss.name": "bce"}, 0.3)]
+    parents = [offspring(CHANGING, generation, k, POPULATION, epoch=1, seed=5) for k in range(3)]
+    assert parents[0] == (0, {})
+    assert parents[1][0] == 2
+    assert parents[2] == (2, {"loss.name": "bce"})
+    lost = [one._replace(value=None) for one in generation]
+    assert [offspring(CHANGING, lost, k, POPULATION, epoch=1, seed=5)[0] for k in range(3)] == [0, 1, 2]
+
+
+def test_only_what_may_change_is_in_a_population() -> None:
+    with pytest.raises(InputError, match=r"pbt: model\.dropout can not change during a training"):
+        check_population(parse_space({"model.dropout": [0, 0.5], "optim.lr": [1e-3, 1e-2]}, BASE))
 
 
 def test_an_ablation_brings_every_single_change_to_the_end(tmp_path: Path) -> None:

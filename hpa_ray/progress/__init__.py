@@ -49,7 +49,7 @@ class Console:
         if not sys.stdout.isatty():
             yield PlainProgress(self, stage, total, unit)
             return
-        from hpa_ray.live import LiveProgress  # rich takes a tenth of a second
+        from hpa_ray.progress.live import LiveProgress  # rich takes a tenth of a second
 
         with LiveProgress(stage, total) as live:
 
