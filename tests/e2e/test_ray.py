@@ -164,6 +164,33 @@ def test_two_workers_share_the_epoch_and_validate_every_row_once(
         assert scores[name] == pytest.approx(best[name], abs=1e-6), name
 
 
+def test_a_driver_that_is_told_to_end_stores_where_it_was(dashboard: str, shards: str, storage: Path) -> None:
+    """SIGTERM, as from Slurm, Kubernetes or a spot machine, to a program whose training is in two other processes."""
+    words = [f"data.shards={shards}", *SMALL, "train.epochs=500", "train.num_workers=2", "train.batch_size=4"]
+    words += [f"run.storage={storage}", "run.name=told", "run.resume=true"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpa_ray.cli", "train", *words], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("epoch   1/500"):
+            process.terminate()
+    assert process.wait() == 143, said
+    assert any("run.resume=true goes on from here" in line for line in said)
+    folder = storage / "told"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    stored = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert f"stopped on request in epoch {stored + 1}" in summary["reason"]
+    assert main(["train", *words, f"train.stop_epoch={stored + 1}"]) == 0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, stored + 2))
+    assert {(line["num_samples"], line["num_distinct"]) for line in lines} == {(36, 36)}
+    assert json.loads((folder / "summary.json").read_text())["status"] == "stopped"
+
+
 def test_prediction_on_two_actors_is_that_of_one_process(
     dashboard: str, images: list[str], shards: str, storage: Path, tmp_path: Path
 ) -> None:
