@@ -86,9 +86,10 @@ class PlainProgress:
             return
         self.last = now
         rate = (done - self.first_done) / (now - self.start)
+        speed = f", {rate:.0f}/s" if rate >= 1 else f", {60 * rate:.1f}/min" if rate else ""
         left = f", {(self.total - done) / rate:.0f} s left" if rate else ""
         note = f", {note}" if note else ""
-        self.console.say(f"{self.stage}: {done:,} of {self.total:,} {self.unit}, {rate:.0f}/s{left}{note}")
+        self.console.say(f"{self.stage}: {done:,} of {self.total:,} {self.unit}{speed}{left}{note}")
 
 
 console = Console()

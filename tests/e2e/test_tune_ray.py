@@ -83,16 +83,65 @@ def test_a_study_from_a_space_to_an_answer(dashboard: str, shards: str, tmp_path
     assert main(["tune", *words, *run, "run.resume=true"]) == 0
     assert {path: path.stat().st_mtime_ns for path in (folder / "trials").rglob("*.json")} == before
 
-    # the winner is an ordinary run
-    words = ["train", "--config", f"{folder}/best.yaml", f"run.storage={tmp_path}", "run.name=again"]
+    assert train_losses(trained_again(folder, tmp_path)) == train_losses(folder / "trials" / winner_of(folder))
+
+
+def trained_again(folder: Path, storage: Path) -> Path:
+    """The winner of a study as an ordinary run, with as many threads as a trial had."""
+    words = ["train", "--config", f"{folder}/best.yaml", f"run.storage={storage}", "run.name=again"]
+    one_cpu = partial(os.sched_setaffinity, 0, {min(os.sched_getaffinity(0))})
     command = [sys.executable, "-m", "hpa_ray.cli", *words, "train.num_workers=0"]
-    one_cpu = partial(os.sched_setaffinity, 0, {min(os.sched_getaffinity(0))})  # as a trial has: one thread
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, preexec_fn=one_cpu)
-    paths = [folder / "trials" / f"{summary['winner']:04d}", tmp_path / "again"]
-    trial, again = (
-        [json.loads(line)["train_loss"] for line in (path / "metrics.jsonl").read_text().splitlines()] for path in paths
-    )
-    assert again[: len(trial)] == trial
+    return storage / "again"
+
+
+def winner_of(folder: Path) -> str:
+    return f"{json.loads((folder / 'summary.json').read_text())['winner']:04d}"
+
+
+def train_losses(run: Path) -> list[float]:
+    return [json.loads(line)["train_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_population_trains_what_its_winner_trains_alone(dashboard: str, shards: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}\nloss.name: [bce, asl]\n")
+    words = [f"data.shards={shards}", *SMALL, f"tune.space={tmp_path}/space.yaml", "tune.scheduler=pbt"]
+    # four members of three epochs; without finals, whose winner may be the one with nothing changed
+    words += ["tune.trials=12", "tune.finalists=0", f"run.storage={tmp_path}", "run.name=population"]
+    assert main(["tune", *words]) == 0
+    folder = tmp_path / "population"
+    trials = study(folder)
+    assert len(trials) == 12
+    assert all(outcome["status"] == "done" for _, outcome in trials.values())
+    assert [noted["begins"] for noted, _ in trials.values()] == [0] * 4 + [1] * 4 + [2] * 4
+    changed = [noted for noted, _ in trials.values() if "train.stages" in noted["overrides"]]
+    assert changed
+    last = max(changed, key=lambda noted: len(noted["overrides"]["train.stages"]))
+    name = next(name for name, (noted, _) in reversed(trials.items()) if noted["overrides"] == last["overrides"])
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    best["train"]["stages"] = []
+    for key, value in last["overrides"].items():
+        section, word = key.split(".")
+        best[section][word] = value
+    (folder / "best.yaml").write_text(yaml.safe_dump(best))
+    losses = train_losses(folder / "trials" / name)
+    assert train_losses(trained_again(folder, tmp_path))[: len(losses)] == losses
+
+
+def test_a_study_that_fits_nowhere_is_refused_at_once(
+    dashboard: str, shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data.shards={shards}", *SMALL, "tune.space=lr", f"run.storage={tmp_path}", "run.name=large"]
+    for more, need in (
+        ("tune.cpus=64", "a trial needs 64 CPU, which no node has"),
+        ("train.num_workers=64", "train.num_workers = 64"),
+        ("tune.gpus=1", "a trial needs 1 CPU and 1 GPU, which no node has"),
+    ):
+        began = time.monotonic()
+        assert main(["tune", *words, more]) == 2
+        assert need in capsys.readouterr().err
+        assert time.monotonic() - began < 20
+    assert not (tmp_path / "large" / "trials").exists()
 
 
 def test_a_study_whose_driver_is_killed_goes_on(dashboard: str, shards: str, tmp_path: Path) -> None:
