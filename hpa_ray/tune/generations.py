@@ -114,4 +114,4 @@ def _nudged(dimension: Dimension, value: object, factor: float) -> object:
     if dimension.choices or not isinstance(value, (int, float)):
         return value
     moved = min(max(value * factor, dimension.low), dimension.high)
-    return round(moved) if dimension.is_whole else moved
+    return round(moved) if dimension.is_whole else float(f"{moved:.4g}")

@@ -8,9 +8,10 @@ from hpa_ray.page import Block, Column, Table
 from hpa_ray.page.sections import Cell
 from hpa_ray.tune.answer import Answer, grace_values
 from hpa_ray.tune.effects import THIRDS, cuts
+from hpa_ray.tune.generations import STAGES
 from hpa_ray.tune.page_parts import chart, value_word
 from hpa_ray.tune.space import Dimension
-from hpa_ray.tune.study import searched
+from hpa_ray.tune.study import Trial, searched
 
 if TYPE_CHECKING:
     from hpa_ray.figures.study import ParallelAxis, TrialCurve, TrialPath
@@ -55,16 +56,13 @@ def trials_blocks(answer: Answer, folder: FigureFolder) -> list[Block]:
             )
         )
     keys = [dimension.key for dimension in answer.space]
+    keys += [STAGES] * any(STAGES in trial.overrides for trial in answer.trials)
     rows: list[list[Cell]] = []
     for trial in answer.trials:
         test = trial.test or {}
         row: list[Cell] = [
             trial.number,
-            "baseline"
-            if trial.number == 0
-            else f"final of {trial.final_of}"
-            if trial.final_of is not None
-            else "search",
+            _part(trial),
             trial.seed,
             trial.status,
             trial.epochs,
@@ -79,6 +77,14 @@ def trials_blocks(answer: Answer, folder: FigureFolder) -> list[Block]:
     caption = f"All trials; best: of {answer.metric} on the validation part; test: {TEST_SCORE} on the test part"
     blocks.append(Table(columns, rows, caption=caption))
     return blocks
+
+
+def _part(trial: Trial) -> str:
+    if trial.final_of is not None:
+        return f"final of {trial.final_of}"
+    if trial.parent is not None:
+        return f"goes on from {trial.parent}"
+    return "search" if trial.number else "baseline"
 
 
 def _curves(answer: Answer) -> "list[TrialCurve]":

@@ -129,11 +129,18 @@ def _cost_in_words(answer: Answer) -> str:
     runs, cost = searched(answer.trials), answer.cost
     numbers = {status: sum(trial.status == status for trial in runs) for status in ("stopped", "failed", "open")}
     text = f"{len(runs)} trials were searched" if len(runs) != 1 else "1 trial was searched"
+    children = [trial for trial in runs if trial.parent is not None]
+    if children:
+        generations = len({trial.begins for trial in runs})
+        text += f" in {generations} generations of {len(runs) // generations}"
     text += f", {numbers['stopped']} of them stopped early" if numbers["stopped"] else ""
     text += f", {numbers['failed']} failed" if numbers["failed"] else ""
     text += f", {numbers['open']} not over yet" if numbers["open"] else ""
     text += f"; {len(finals(answer.trials))} finals. " if finals(answer.trials) else ". "
     text += f"All took {cost.hours:.3g} {cost.unit} hours and {cost.epochs:,} epochs."
+    if children:
+        moved = sum(trial.overrides != runs[trial.parent or 0].overrides for trial in children)
+        text += f" Members went on with changed settings {moved} {'time' if moved == 1 else 'times'}."
     if cost.saved > 0.005:
         text += f" Stopping early spared {cost.saved:.0%} of the epochs of the search."
     return text

@@ -1,6 +1,7 @@
 """A study in words and as a page: the answer comes first, and what can not be said is not said."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,3 +137,26 @@ def test_a_page_of_hardly_anything(trials: list[Trial]) -> None:
     html = study_page(answer, Unwritten(""))
     assert "Study of trials" in html
     assert ("no memory" in html) == any(trial.reason for trial in trials)
+
+
+def test_a_population_says_who_goes_on_from_whom(tmp_path: Path) -> None:
+    score = "macro_f1_rare_tuned"
+    first = [
+        Trial(number, {"loss.name": name} if name else {}, 0, status="done", lines=lines(value), until=1)
+        for number, (name, value) in enumerate([("", 0.2), ("asl", 0.5), ("focal", 0.1)])
+    ]
+    moved = {"loss.name": "asl", "train.stages": "1:loss.name=bce"}
+    second = [
+        Trial(3 + k, overrides, 0, status="done", lines=lines(0.2, 0.3 + k), parent=parent, begins=1, until=2)
+        for k, (parent, overrides) in enumerate([(0, {}), (1, {"loss.name": "asl"}), (1, moved)])
+    ]
+    found = find_answer([*first, *second], SPACE, metric=score, larger=True, grace=1, rare_K=np.ones(28, bool))
+    assert found.cost.epochs == 6
+    assert found.cost.saved == 0
+    assert sum(effect.num_trials for effect in found.effects if effect.key == "loss.name") == 2
+    words = " ".join(in_words(found))
+    assert "6 trials were searched in 2 generations of 3" in words
+    assert "changed settings 1 time." in words
+    page = study_page(found, FigureFolder(str(tmp_path)), name="p", command="c", reproduce=("r",))
+    assert page.count("goes on from 1") == 2
+    assert "1:loss.name=bce" in page
