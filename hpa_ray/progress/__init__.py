@@ -17,6 +17,10 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def _shown(text: str) -> str:
+    return one_line(redact(text))
+
+
 class Console:
     """Lines to standard output and, once a log is attached, into it too."""
 
@@ -26,7 +30,7 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """Print one line, whatever names and cells of the user's files are in it; secrets are left out."""
-        text = one_line(redact(text))
+        text = _shown(text)
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
@@ -54,7 +58,7 @@ class Console:
         with LiveProgress(stage, total) as live:
 
             def show(done: int, note: str = "", total: int | None = None, rows: Rows = ()) -> None:
-                live.show(done, one_line(note), total, [[one_line(cell) for cell in row] for row in rows])
+                live.show(done, _shown(note), total, [[_shown(cell) for cell in row] for row in rows])
 
             self._live = live
             try:

@@ -17,7 +17,8 @@ with console.progress("tune", 4, "trials") as progress:
     progress(1, total=6, rows=rows)
     time.sleep(0.4)
     console.say("trial 0 is over")
-    progress(2, note="nearly [bold]there", total=6)
+    rows += [("best 2", "model.weights=https://me:secret@host/b.pth")]
+    progress(2, rows=rows, note="nearly [bold]there", total=6)
     time.sleep(0.4)
 console.say("the end")
 """
@@ -53,6 +54,8 @@ def test_a_table_and_a_bar_that_lines_pass_by() -> None:
     assert "nearly [bold]there" in screen
     assert "/a\\x1b]0;gone\\x07[red]b.pth" in screen
     assert "\x1b]0;" not in screen
+    assert "https://host/b.pth" in screen
+    assert "secret" not in screen
     lines = [line.strip() for line in screen.splitlines()]
     assert any(line.endswith("trial 0 is over") for line in lines)
     assert lines[-1].endswith("the end")
