@@ -5,6 +5,7 @@ from typing import Any
 
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config, dump_config
+from hpa_ray.errors import InputError
 from hpa_ray.storage import list_files, read_bytes, write_bytes
 from hpa_ray.stream import Data
 from hpa_ray.tune.space import with_overrides
@@ -29,14 +30,19 @@ def config_of(base: Config, trial: Trial, *, storage: str) -> Config:
 
 
 def inherit(folder: RunFolder, parent: RunFolder) -> None:
-    """Copy the state of a trial's parent and what its epochs gave, unless the trial has begun already."""
+    """Copy the state of a trial's parent and what its epochs gave, unless the trial has begun already.
+
+    Raises InputError if the parent failed before it had any.
+    """
     if folder.checkpoints():
         return
+    stored = parent.checkpoints()
+    if not stored:
+        raise InputError(f"{parent.uri}: failed before there was anything to go on from")
     for name in list_files(parent.uri):
         if name not in OF_THE_TRIAL:
             write_bytes(folder.path(name), read_bytes(parent.path(name)))
-    newest = parent.path("checkpoints", parent.checkpoints()[-1])
-    write_bytes(folder.path("checkpoints", parent.checkpoints()[-1]), read_bytes(newest))
+    write_bytes(folder.path("checkpoints", stored[-1]), read_bytes(parent.path("checkpoints", stored[-1])))
 
 
 def run_trial(
