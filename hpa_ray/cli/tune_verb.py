@@ -48,7 +48,7 @@ ABLATION = (
     "tune.floor=0",
 )
 """Nothing is chosen or stopped: all settings come to the end and to the test part."""
-SHOWN_BEST = 5
+SHOWN_BEST, SHOWN_LIVE = 5, 4
 FLAGS = {"recipe": "--recipe", "file": "--config"}
 
 
@@ -91,7 +91,11 @@ def tune(invocation: Invocation) -> dict[str, Any]:
                     if trial.is_over:
                         console.say(_line_of(plan, trial))
                     over = sum(one.is_over for one in plan.trials.values())
-                    progress(over, total=plan.num_planned, rows=_rows_of(plan))
+                    live = [plan.trials[number] for number in sorted(plan.live)][:SHOWN_LIVE]
+                    note = ", ".join(
+                        f"trial {one.number} at epoch {one.epochs}/{plan.config.train.epochs}" for one in live
+                    )
+                    progress(over, note, plan.num_planned, _rows_of(plan))
 
                 search(plan, data, need, concurrency, tell)
             if plan.cfg.finalists and not finals(list(plan.trials.values())):
