@@ -10,7 +10,7 @@ from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.page import Block, Column, Table, Text
 from hpa_ray.tune.answer import Answer
 from hpa_ray.tune.effects import choice_label
-from hpa_ray.tune.page_parts import DIFFERENCE, chart, classes_by_count
+from hpa_ray.tune.page_parts import DIFFERENCE, chart, classes_by_count, epochs_word
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def effects_blocks(answer: Answer, folder: FigureFolder) -> list[Block]:
     blocks: list[Block] = [
         Text(
-            f"""Every trial that did not fail was given {answer.grace} epochs; the effects are of the best
+            f"""Every trial that did not fail was given {epochs_word(answer.grace)}; the effects are of the best
             {answer.metric} within them, on the validation part, in an additive model of all dimensions together. They
             say what is worth a try and prove nothing: a sampler that learns tries more of what was good, and a choice
             that helps only together with another shows as half an effect."""

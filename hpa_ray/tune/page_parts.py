@@ -25,3 +25,7 @@ def value_word(value: object) -> str:
 
 def classes_by_count(num_classes: int) -> list[int]:
     return sorted(range(num_classes), key=lambda k: -CLASS_TABLE[k][1])
+
+
+def epochs_word(number: int) -> str:
+    return f"{number} {'epoch' if number == 1 else 'epochs'}"

@@ -9,7 +9,7 @@ from hpa_ray.page.sections import Cell
 from hpa_ray.tune.answer import Answer, grace_values
 from hpa_ray.tune.effects import THIRDS, cuts
 from hpa_ray.tune.generations import STAGES
-from hpa_ray.tune.page_parts import chart, value_word
+from hpa_ray.tune.page_parts import chart, epochs_word, value_word
 from hpa_ray.tune.space import Dimension
 from hpa_ray.tune.study import Trial, searched
 
@@ -47,11 +47,11 @@ def trials_blocks(answer: Answer, folder: FigureFolder) -> list[Block]:
                 figures.parallel_trials(
                     [_axis(dimension) for dimension in answer.space],
                     paths,
-                    score=f"{answer.metric} after {answer.grace} epochs",
+                    score=f"{answer.metric} after {epochs_word(answer.grace)}",
                     larger=answer.larger,
                 ),
-                f"Every searched trial as a line through its values; the {NAMED} best after {answer.grace} epochs are "
-                "thick and carry their number. The baseline, which sets nothing, is left out.",
+                f"Every searched trial as a line through its values; the {NAMED} best after "
+                f"{epochs_word(answer.grace)} are thick and carry their number. The baseline, which sets nothing, is left out.",
                 alt=f"Parallel coordinates of {len(paths)} trials over {len(answer.space)} dimensions.",
             )
         )
