@@ -51,8 +51,8 @@ def trials_blocks(answer: Answer, folder: FigureFolder) -> list[Block]:
                     larger=answer.larger,
                 ),
                 f"Every searched trial as a line through its values; the {NAMED} best after "
-                f"{epochs_word(answer.grace)} are thick and carry their number. The baseline, which sets nothing, is left "
-                "out.",
+                f"{epochs_word(answer.grace)} are thick and carry their number. The baseline, which sets nothing, "
+                "is left out.",
                 alt=f"Parallel coordinates of {len(paths)} trials over {len(answer.space)} dimensions.",
             )
         )
