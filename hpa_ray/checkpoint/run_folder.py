@@ -1,5 +1,6 @@
 """A run folder, on a disk or in an object store: every file in it is valid at any moment."""
 
+import contextlib
 import errno
 import io
 import json
@@ -102,6 +103,11 @@ class RunFolder:
             return _state_of(read_bytes(uri))
         except ValueError as error:
             raise InputError(f"{uri}: not a checkpoint ({error}) - delete it to go on from the one before") from error
+
+    def drop_checkpoints(self) -> None:
+        """Of a run that is not gone on with; they stay where files may not be deleted."""
+        with contextlib.suppress(PermissionError):
+            remove(self.path("checkpoints", name) for name in self.checkpoints())
 
     def checkpoints(self) -> list[str]:
         """Names of the stored states, the newest last."""

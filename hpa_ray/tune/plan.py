@@ -85,6 +85,8 @@ class Plan:
         trial = self.trials[number]
         trial = trial._replace(status=status, reason=reason, seconds=trial.own_s, test=test)
         self.folder.finish(trial)
+        if self.cfg.scheduler != "pbt":  # whose next generation goes on from them
+            self.folder.run_folder(number).drop_checkpoints()
         self.trials[number] = trial
         self.live.discard(number)
         self.ended.append(number)

@@ -69,6 +69,7 @@ def test_a_study_from_a_space_to_an_answer(dashboard: str, shards: str, tmp_path
         (False, 1), (False, 2), (True, 1), (True, 2),
     ]  # fmt: skip
     assert all(outcome["test"]["num_images"] == 15 for _, outcome in finals)
+    assert not list((folder / "trials").glob("*/checkpoints/*"))  # of what is over: nothing goes on from them
     table = pq.read_table(folder / "study.parquet")
     assert table.num_rows == len(trials) == 11
     summary = json.loads((folder / "summary.json").read_text())
