@@ -6,15 +6,9 @@ from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 from hpa_ray import cluster, storage
+from hpa_ray.cluster.address import CONNECT_S, Cluster, find_cluster
 from hpa_ray.config import Config
-from hpa_ray.doctor.address import (
-    Cluster,
-    check_address,
-    check_own_ray,
-    check_token,
-    check_variables,
-    find_cluster,
-)
+from hpa_ray.doctor.address import check_address, check_own_ray, check_token, check_variables
 from hpa_ray.doctor.child import Child, NoAnswer, TooSlow
 from hpa_ray.doctor.compare import check_cluster, check_nodes
 from hpa_ray.doctor.data import check_data, num_local_shards
@@ -29,7 +23,6 @@ from hpa_ray.manifest import image_sets
 from hpa_ray.storage import is_local, join, remove, write_bytes
 from hpa_ray.stream.data import Opened
 
-CONNECT_S = 3.0
 ATTEMPTS = 3
 REQUEST_S = 10.0
 """Of a request to a store: what does not answer is told within half a minute, and one failure is none."""

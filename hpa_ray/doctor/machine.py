@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpa_ray.cluster import available_cpus
+from hpa_ray.cluster.address import ray_temp
 
 CGROUPS = Path("/sys/fs/cgroup")
 SHARED_MEMORY = "/dev/shm"
@@ -89,11 +90,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def ray_temp(environment: Mapping[str, str] = os.environ) -> str:
-    """Where a Ray that is started here keeps its sockets and logs and what its object store spills."""
-    return os.path.join(environment.get("RAY_TMPDIR") or environment.get("TMPDIR") or "/tmp", "ray")
 
 
 def existing(path: str) -> str:

@@ -13,7 +13,7 @@ import requests
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hpa_ray import cluster, storage
-from hpa_ray.doctor.address import no_connection
+from hpa_ray.cluster.address import no_connection
 from hpa_ray.doctor.findings import reason
 from hpa_ray.doctor.machine import survey
 from hpa_ray.doctor.places import MARK, no_traces, round_trip

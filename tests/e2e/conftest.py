@@ -1,18 +1,12 @@
 """One real Ray cluster for all end-to-end tests, with the dashboard that takes jobs; it ends with the session."""
 
 import os
-import socket
 from collections.abc import Iterator
 
 import pytest
+from loopback import free_port
 
 from hpa_ray import cluster
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ LAYERS = (
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
 RAY_RIM = {
-    "cluster.py",
+    "cluster/data.py",
+    "cluster/start.py",
     "doctor/nodes.py",
     "ingest/tasks.py",
     "stream/feed.py",

@@ -3,12 +3,10 @@
 Without Ray; torch where the model is measured.
 """
 
-import contextlib
 import importlib.abc
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -20,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import free_port, on_loopback
 from packaging.requirements import Requirement
 
 from hpa_ray import storage
 from hpa_ray.cli import doctor_verb, train_verb
 from hpa_ray.cli.main import main
+from hpa_ray.cluster.address import Cluster
 from hpa_ray.config import Config, dump_config, load_config
 from hpa_ray.doctor import address, compare, data, limits, machine, places, versions
 from hpa_ray.doctor.child import Child, NoAnswer, TooSlow
@@ -51,33 +51,6 @@ def only(findings: Iterator[Finding] | list[Finding]) -> Finding:
 def here() -> Machine:
     """This machine, without what may or may not be in it."""
     return survey()._replace(gpus=[], has_driver=False, quota_cpus=None, cpus=4, memory_bytes=16 * GIB)
-
-
-def on_loopback(answer: Callable[[socket.socket], None]) -> contextlib.AbstractContextManager[int]:
-    """A server that does this with every connection; its port."""
-
-    @contextlib.contextmanager
-    def running() -> Iterator[int]:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-
-            def serve() -> None:
-                with contextlib.suppress(OSError):
-                    while True:
-                        connection, _ = server.accept()
-                        with connection:
-                            answer(connection)
-
-            threading.Thread(target=serve, daemon=True).start()
-            yield server.getsockname()[1]
-            server.shutdown(socket.SHUT_RDWR)
-
-    return running()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # ---- findings and the command
@@ -577,8 +550,8 @@ def test_shards_with_a_file_missing(shards: str, tmp_path: Path) -> None:
 # ---- Ray's address
 
 
-def ray_at(port: int) -> address.Cluster:
-    return address.Cluster(f"127.0.0.1:{port}", f"RAY_ADDRESS = 127.0.0.1:{port}")
+def ray_at(port: int) -> Cluster:
+    return Cluster(f"127.0.0.1:{port}", f"RAY_ADDRESS = 127.0.0.1:{port}")
 
 
 def test_an_address_where_nothing_answers_or_something_else_does() -> None:
@@ -597,63 +570,10 @@ def test_an_address_where_nothing_answers_or_something_else_does() -> None:
     settings = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
     with on_loopback(lambda c: (c.recv(100), c.sendall(settings))) as port:  # type: ignore[arg-type, func-returns-value]
         assert address.check_address(ray_at(port), timeout_s=3, environment={}) is None
-        client = address.Cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
+        client = Cluster(f"ray://127.0.0.1:{port}", "RAY_ADDRESS")
         found = address.check_address(client, timeout_s=3, environment={})
     assert found is not None
     assert found.status == "warn"
-
-
-def raylet(folder: Path, number: int, gcs: str) -> None:
-    words = ["/x/raylet/raylet", "--node_ip_address=10.0.0.1", f"--gcs-address={gcs}", ""]
-    write(folder, {f"{number}/cmdline": "\0".join(words)})
-
-
-def test_which_ray_would_be_joined(tmp_path: Path) -> None:
-    temp, processes = str(tmp_path / "ray"), tmp_path / "proc"
-
-    def found(given: str | None = None) -> str | None:
-        environment = {} if given is None else {"RAY_ADDRESS": given}
-        cluster = address.find_cluster(temp, environment, processes)
-        return None if cluster is None else cluster.address
-
-    write(processes, {"7/cmdline": "python\0--gcs-address=1.1.1.1:1", "self/cmdline": "x"})
-    assert found() is None
-    assert found("10.0.0.9:6379") == "10.0.0.9:6379"
-    assert found("local") is None
-    with pytest.raises(InputError, match="no Ray runs on this machine"):
-        found("auto")
-    raylet(processes, 8, "10.0.0.1:1")
-    assert found() == found("auto") == "10.0.0.1:1"
-    write(tmp_path, {"ray/ray_current_cluster": "10.0.0.1:2"})
-    assert found() == "10.0.0.1:1"
-    raylet(processes, 9, "10.0.0.1:2")
-    assert found() == "10.0.0.1:2"
-    stranger = {os.getuid() + 1}
-    assert address.find_cluster(temp, {}, processes, stranger) is None  # whose cluster gets no keys of ours
-    assert address.find_cluster(temp, {"RAY_ADDRESS": "auto"}, processes, stranger) is not None
-    for number in (8, 9):
-        (processes / str(number) / "cmdline").unlink()
-    stale = address.find_cluster(temp, {}, processes)
-    assert stale is not None
-    stale = stale._replace(address=f"127.0.0.1:{free_port()}")
-    told = address.check_address(stale, timeout_s=1, environment={})
-    assert told is not None
-    assert told.change.startswith("delete this file")
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        ("http://127.0.0.1:8265", "is that of a dashboard"),
-        ("10.0.0.1", "is no HOST:PORT"),
-        ("https://user:pass@h:1/x", "RAY_ADDRESS = https://h:1/x"),
-    ],
-)
-def test_an_address_of_another_kind(given: str, why: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        address.find_cluster(str(tmp_path), {"RAY_ADDRESS": given}, tmp_path)
-    assert why in str(caught.value)
-    assert "pass@" not in str(caught.value)
 
 
 def test_variables_of_ray_that_hurt(tmp_path: Path) -> None:
@@ -674,7 +594,6 @@ def test_a_ray_that_would_be_started_here(here: Machine, tmp_path: Path) -> None
     long = here._replace(temp=str(tmp_path / ("x" * 80) / "ray"))
     assert statuses(list(address.check_own_ray(config, long, token))) == ["ok", "FAIL"]
     assert statuses(list(address.check_own_ray(config, here, {"RAY_AUTH_MODE": "disabled"}))) == ["ok", "warn"]
-    assert machine.ray_temp({"RAY_TMPDIR": "/a", "TMPDIR": "/b"}) == "/a/ray"
 
 
 # ---- nodes

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpa_ray
-from hpa_ray import cluster, redact, storage
+from hpa_ray import redact, storage
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import main
 from hpa_ray.cli.model_verbs import _trained_with
@@ -127,49 +127,6 @@ def test_a_job_is_the_command_and_nothing_else() -> None:
         assert ast.unparse(last) == (
             f"if __name__ == '__main__':\n    sys.exit(main(['{path.stem}', *sys.argv[1:]], json_line=True))"
         )
-
-
-def test_a_ray_of_our_own_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    given: list[dict[str, Any]] = []
-
-    def init(**settings: Any) -> None:
-        given.append(settings)
-        if settings["address"] == "auto":
-            raise ConnectionError
-
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    monkeypatch.setattr(ray, "nodes", lambda: [{}])
-    monkeypatch.setattr(cluster, "others_run_ray", lambda: False)
-    cluster.start_ray()
-    assert [settings["address"] for settings in given] == ["auto", "local"]
-    assert given[1]["include_dashboard"] is False
-
-    given.clear()
-    monkeypatch.setattr(cluster, "others_run_ray", lambda: True)
-    cluster.start_ray()
-    assert [settings["address"] for settings in given] == ["local"]
-
-
-def test_a_ray_of_another_user_is_noticed(tmp_path: Path) -> None:
-    def others(mark: Path, trusted: int) -> bool:
-        return cluster.others_run_ray(tmp_path, mark, (trusted,))
-
-    me, nobody, mark, none = os.getuid(), os.getuid() + 1, tmp_path / "mark", tmp_path / "none"
-    assert not others(none, nobody)
-    mark.write_text("10.0.0.1:6379")
-    assert others(mark, nobody)
-    assert not others(mark, me)
-    for number, command in ((7, b"/bin/raylet\0--gcs-address=1\0"), (8, b"python\0raylet\0"), (9, b"")):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "cmdline").write_bytes(command)
-    assert others(none, nobody)
-    assert not others(none, me)
-    (tmp_path / "7" / "cmdline").write_bytes(b"sh\0")
-    assert not others(none, nobody)
 
 
 # ---- files that hold more than they should
