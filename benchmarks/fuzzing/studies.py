@@ -72,10 +72,12 @@ class SpaceFile(Target):
 
 
 class TrialFiles(Target):
-    """`trial.json`, `outcome.json` and `metrics.jsonl` of a trial."""
+    """`trial.json`, `outcome.json` and `metrics.jsonl` of a trial, behind one that is right."""
 
     def make(self, rng: Random) -> Case:
         trial: Any = {"overrides": {"loss.name": "focal"}, "seed": rng.randrange(9), "final_of": rng.choice((None, 0))}
+        if rng.random() < 0.5:
+            trial |= {"parent": rng.choice((None, 0, 0, 0, 1, -1)), "begins": rng.choice((0, 1)), "until": 2}
         outcome: Any = {"status": "done", "reason": "", "seconds": 1.5, "test": rng.choice((None, {"map": 0.5}))}
         line: Any = {"epoch": 1, "map": 0.5, "wall_s": 2.0}
         files = [trial, outcome, line]
@@ -87,10 +89,15 @@ class TrialFiles(Target):
         return Case(b"", (), texts)
 
     def run(self, case: Case) -> None:
-        folder = self.folder / "trials" / "0000"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in zip(("trial.json", "outcome.json", "metrics.jsonl"), case.known, strict=True):
-            (folder / name).write_bytes(content)
+        good = (b'{"overrides": {}, "seed": 0, "final_of": null}', b"", b'{"epoch": 1, "map": 0.5, "wall_s": 2.0}')
+        for number, contents in ((0, good), (1, case.known)):
+            folder = self.folder / "trials" / f"{number:04d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in zip(("trial.json", "outcome.json", "metrics.jsonl"), contents, strict=True):
+                if content or number:
+                    (folder / name).write_bytes(content)
         for trial in StudyFolder(str(self.folder)).trials():
-            _ = trial.epochs, trial.best("map", larger=True), trial.is_over
+            if trial.parent is not None and not 0 <= trial.parent < trial.number:
+                raise Wrong(f"trial {trial.number} of parent {trial.parent}")
+            _ = trial.epochs, trial.own_epochs, trial.own_s, trial.best("map", larger=True), trial.is_over
             json.dumps(trial)

@@ -153,7 +153,7 @@ def _threads_give_up_after() -> Iterator[None]:
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield
-    except BaseException:
+    except BaseException:  # whatever ends the command, and it goes on its way: no thread may wait for a store
         storage.abandon()
         raise
     finally:

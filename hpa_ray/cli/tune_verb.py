@@ -36,10 +36,11 @@ from hpa_ray.tune import (
 )
 
 MAY_DIFFER = (
-    *("tune.trials", "tune.finalists", "tune.repeats", "tune.hours", "tune.device_hours"),
+    *("tune.finalists", "tune.repeats", "tune.hours", "tune.device_hours"),
     *("tune.concurrency", "tune.cpus", "tune.gpus", "tune.max_failures", "tune.warm_start"),
 )
-"""Keys that may have another value when a study is resumed: how long it is, and where it runs."""
+"""Keys that may have another value when a study is resumed: how long it is, and where it runs. Also tune.trials, but
+not of a population: it says how large that is."""
 ABLATION = (
     "tune.sampler=one_factor",
     "tune.scheduler=none",
@@ -68,8 +69,9 @@ def tune(invocation: Invocation) -> dict[str, Any]:
     if has_data(config):
         open_parts(config)  # mistakes first: Ray takes seconds
     earlier = [trial for uri in config.tune.warm_start for trial in _earlier(uri)]
+    may_differ = MAY_DIFFER if config.tune.scheduler == "pbt" else (*MAY_DIFFER, "tune.trials")
     with console.logging() as log:
-        train_verb.claim(folder, config, dry=True, more=("tune",), may_differ=MAY_DIFFER)
+        train_verb.claim(folder, config, dry=True, more=("tune",), may_differ=may_differ)
         several = config.train.fewest_workers if config.train.num_workers > 1 else 0
         cluster.start_ray(several, use_gpu=config.train.use_gpu)
         from hpa_ray.tune.search import concurrency_of, need_of, search  # imports Ray Tune, which takes seconds
@@ -79,7 +81,7 @@ def tune(invocation: Invocation) -> dict[str, Any]:
         config = _with_shards(config, folder)
         data = open_data(config)
         _check_data(config, data)
-        train_verb.claim(folder, config, more=("tune",), may_differ=MAY_DIFFER)
+        train_verb.claim(folder, config, more=("tune",), may_differ=may_differ)
         folder.write_text("space.yaml", yaml.safe_dump([dimension._asdict() for dimension in space], sort_keys=False))
         devices = (need.get("GPU") or need["CPU"]) * max(1, config.train.num_workers)
         plan = Plan(config, space, StudyFolder(folder.uri), devices=devices, earlier=earlier)

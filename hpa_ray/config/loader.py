@@ -129,7 +129,7 @@ def _from_yaml(text: str, source: str, problems: list[str]) -> list[Setting]:
         tree = yaml.safe_load(text)
     # a value that contradicts its tag (2001-99-99, !!bool x) raises whatever its conversion raised
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        problems.append(f"{source}: not valid YAML - {_yaml_reason(error)}")
+        problems.append(f"{source}: not valid YAML - {yaml_reason(error)}")
         return []
     if not isinstance(tree, (Mapping, type(None))):
         found = "a list" if isinstance(tree, list) else "one value"
@@ -138,7 +138,7 @@ def _from_yaml(text: str, source: str, problems: list[str]) -> list[Setting]:
     return list(_flatten(tree or {}, source))
 
 
-def _yaml_reason(error: Exception) -> str:
+def yaml_reason(error: Exception) -> str:
     """Without the line in question, which may hold a key."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark

@@ -8,14 +8,19 @@ from hpa_ray.config.loader import load_config
 from hpa_ray.config.sections import Config
 from hpa_ray.errors import InputError
 
-MAY_CHANGE = ("loss.", "sampling.", "augment.", "optim.lr", "optim.clip_norm")
-"""Keys, or beginnings of keys, that the weights and the optimizer's state do not depend on."""
+SECTIONS, KEYS = ("loss.", "sampling.", "augment."), ("optim.lr", "optim.clip_norm")
+"""What the weights and the optimizer's state do not depend on."""
 
 
 class Stage(NamedTuple):
     until: int
     """Epochs of the run that are over when it ends."""
     config: Config
+
+
+def may_change(key: str) -> bool:
+    """Whether a setting can have another value later in a run."""
+    return key in KEYS or key.startswith(SECTIONS)
 
 
 def stages_of(config: Config) -> list[Stage]:
@@ -29,7 +34,7 @@ def stages_of(config: Config) -> list[Stage]:
             problems.append(f"train.stages: {word!r:.100} - write such as 4:loss.name=asl, from the end of epoch 4 on")
         elif not 0 < int(begins) < config.train.epochs:
             problems.append(f"train.stages: {word!r:.100} - the run has {config.train.epochs} epochs")
-        elif not (key in MAY_CHANGE or key.startswith(MAY_CHANGE[:3])):
+        elif not may_change(key):
             problems.append(f"train.stages: {word!r:.100} - only loss, sampling, augment, optim.lr and optim.clip_norm")
         else:
             words_of.setdefault(int(begins), []).append(setting)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpa_ray.config import Config
-from hpa_ray.config.stages import MAY_CHANGE
+from hpa_ray.config.stages import may_change
 from hpa_ray.errors import InputError
 from hpa_ray.tune.sampler import ATTEMPTS, drawn, is_possible, seed_of
 from hpa_ray.tune.space import Dimension, Overrides, Space, as_value, as_word
@@ -35,7 +35,7 @@ class Member(NamedTuple):
 
 def check_population(space: Space) -> None:
     """Raises InputError for settings that can not change on the way."""
-    if fixed := [one.key for one in space if not one.key.startswith(MAY_CHANGE[:3]) and one.key not in MAY_CHANGE]:
+    if fixed := [one.key for one in space if not may_change(one.key)]:
         raise InputError(
             f"tune.scheduler = pbt: {', '.join(fixed)} can not change during a training - take them out of the space "
             "(loss, sampling, augment, optim.lr and optim.clip_norm can), or choose another tune.scheduler"

@@ -85,9 +85,9 @@ class Plan:
         trial = self.trials[number]
         trial = trial._replace(status=status, reason=reason, seconds=trial.own_s, test=test)
         self.folder.finish(trial)
-        if self.cfg.scheduler != "pbt":  # whose next generation goes on from them
-            self.folder.run_folder(number).drop_checkpoints()
         self.trials[number] = trial
+        for done in [number] if trial.until is None else self._needed_no_more(trial):
+            self.folder.run_folder(done).drop_checkpoints()
         self.live.discard(number)
         self.ended.append(number)
         return trial
@@ -176,6 +176,16 @@ class Plan:
         parent, overrides = offspring(self.space, members, index, self.config, epoch=begins, seed=seed_of(seed, number))
         lines = tuple(line for line in self.trials[parent].lines if line["epoch"] <= begins)
         return Trial(number, overrides, seed, lines=lines, parent=parent, begins=begins, until=until)
+
+    def _needed_no_more(self, trial: Trial) -> list[int]:
+        """Members that nobody goes on from any more, now that one has ended: their whole next generation is over."""
+        size = self.num_searched // num_generations(self.config)
+        generation = [one for one in searched(self._list) if one.begins == trial.begins]
+        if len(generation) < size or not all(one.is_over for one in generation):
+            return []
+        before = [one.number for one in searched(self._list) if one.until == trial.begins]
+        is_last = trial.until == self.config.train.epochs
+        return before + [one.number for one in generation if is_last]
 
     def _last(self, trial: Trial) -> float | None:
         """tune.metric where a member's generation ended, larger is better; None if it failed."""

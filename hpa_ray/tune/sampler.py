@@ -14,6 +14,7 @@ import numpy as np
 
 from hpa_ray.config import Config
 from hpa_ray.config.contradictions import contradictions
+from hpa_ray.config.stages import stages_of
 from hpa_ray.errors import InputError
 from hpa_ray.tune.space import Dimension, Overrides, Space, combinations, single_changes, with_overrides
 
@@ -58,7 +59,9 @@ def designed(space: Space, base: Config, sampler: Sampler) -> list[Overrides]:
 def is_possible(base: Config, overrides: Overrides) -> bool:
     """Whether these settings, each right by itself, are right together."""
     try:
-        return not contradictions(with_overrides(base, overrides))
+        changed = with_overrides(base, overrides)
+        stages_of(changed)
+        return not contradictions(changed)
     except InputError:
         return False
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from hpa_ray.config import Config, config_keys, load_config
+from hpa_ray.config.loader import yaml_reason
 from hpa_ray.errors import InputError
 from hpa_ray.progress import one_line
 from hpa_ray.storage import is_local, read_bytes
@@ -22,7 +23,10 @@ from hpa_ray.storage import is_local, read_bytes
 SPACES = Path(__file__).parent / "spaces"
 RANGE_KEYS = {"low", "high", "log", "when"}
 SECTIONS = ("model", "loss", "sampling", "augment", "optim", "train", "data")
-FIXED = ("train.num_workers", "train.resources", "train.use_gpu", "train.select", "data.shards", "data.images")
+FIXED = (
+    *("train.num_workers", "train.resources", "train.use_gpu", "train.select", "train.stop_epoch", "train.stages"),
+    *("data.shards", "data.images"),
+)
 MAX_COMBINATIONS = 100_000
 
 Overrides = dict[str, Any]
@@ -70,7 +74,7 @@ def load_space(name: str, base: Config) -> Space:
     except FileNotFoundError:
         raise InputError(f"tune.space = {name}: no such file - packaged are {', '.join(space_names())}") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = yaml_reason(error)[:150]
         raise InputError(f"tune.space = {name}: not valid YAML ({reason}) - see `hpa-ray tune --help`") from error
     except IsADirectoryError:
         raise InputError(f"tune.space = {name}: a folder - give a YAML file") from None

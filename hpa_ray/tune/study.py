@@ -107,6 +107,8 @@ class StudyFolder:
                 lines = LINES.validate_python(folder.read_metrics())
             except ValidationError as error:
                 raise InputError(f"{folder.path('metrics.jsonl')}: damaged - delete this trial's folder") from error
+            if noted.parent is not None and not 0 <= noted.parent < number:
+                raise InputError(f"{folder.path('trial.json')}: damaged - delete this trial's folder")
             if not lines and noted.parent is not None:  # thought of, and its parent's state not yet copied
                 lines = [line for line in found[noted.parent].lines if line["epoch"] <= noted.begins]
             found.append(Trial(number, **dict(noted), **dict(outcome or {}), lines=tuple(lines)))

@@ -63,7 +63,7 @@ def bits_apart(images: np.ndarray, others: np.ndarray) -> np.ndarray:
         (lambda plane: resize_plane(plane, 64), 2),
         (lambda plane: np.repeat(np.repeat(plane, 3, 0), 3, 1), 1),
         (lambda plane: resize_plane(plane, 96), 4),
-        (jpeg, 6),  # what is faint is lost first
+        (jpeg, 5),  # what is faint is lost first; the search takes up to 8
         (noisy, 8),
         (lambda plane: np.roll(plane, 1, axis=1), 8),  # 4 of 512
     ],

@@ -26,7 +26,7 @@ from hpa_ray.tune import (
 )
 from hpa_ray.tune.answer import winner
 from hpa_ray.tune.generations import STAGES, Member, current, offspring
-from hpa_ray.tune.sampler import Tried, suggest
+from hpa_ray.tune.sampler import Tried, is_possible, suggest
 from hpa_ray.tune.space import Space, as_words, parse_space, single_changes
 
 BASE = load_config(["train.epochs=4", "tune.trials=10", "tune.finalists=2", "tune.repeats=2", "tune.metric=map"])
@@ -197,6 +197,17 @@ def test_settings_that_exclude_each_other_are_not_suggested() -> None:
     found = [suggest(space, [], BASE, sampler="random", seed=0, number=number) for number in range(40)]
     assert {"loss.name": "soft_f1", "loss.weight_on": "positives"} not in found
     assert len({json.dumps(one) for one in found}) == 3
+    assert not is_possible(load_config(["train.epochs=4"]), {STAGES: "2:loss.weight_on=positives,2:loss.name=soft_f1"})
+    assert is_possible(load_config(["train.epochs=4"]), {STAGES: "2:loss.weight_on=positives"})
+
+
+@pytest.mark.parametrize("parent", [1, 7, -1])
+def test_a_trial_whose_parent_is_no_trial_before_it_is_damaged(tmp_path: Path, parent: int) -> None:
+    folder = StudyFolder(str(tmp_path))
+    folder.add(Trial(0, {}, 0, until=1))
+    folder.add(Trial(1, {}, 0, parent=parent, begins=1, until=2))
+    with pytest.raises(InputError, match=r"trials/0001/trial\.json: damaged - delete this trial's folder"):
+        list(folder.trials())
 
 
 # ---- plans
@@ -239,6 +250,7 @@ class World:
         run = self.folder.run_folder(trial.number)
         lines = run.read_metrics()
         if not lines and trial.parent is not None:
+            assert self.folder.run_folder(trial.parent).checkpoints()
             lines = [
                 line for line in self.folder.run_folder(trial.parent).read_metrics() if line["epoch"] <= trial.begins
             ]
@@ -247,6 +259,7 @@ class World:
             lines.append(line_of(trial, epoch))
             self.trained[trial.number, epoch] += 1
             run.write_metrics(lines)
+            run.write_text(f"checkpoints/epoch-{epoch:04d}.pt", "state")
             yield False
             decision = halving.on_trial_result(None, told(trial), {"line": json.dumps(lines[-1])})
             if decision == "STOP":
@@ -332,6 +345,7 @@ def test_a_population_moves_to_what_is_good(tmp_path: Path) -> None:
         assert trial.overrides == plan.trials[trial.final_of or 0].overrides
         stages_of(with_overrides(POPULATION, trial.overrides))
     assert len(trials) == plan.num_planned == 22
+    assert not any(plan.folder.run_folder(trial.number).checkpoints() for trial in trials)
 
 
 def test_a_population_killed_anywhere_is_the_same(tmp_path: Path) -> None:
