@@ -4,22 +4,35 @@ import logging
 from typing import Any
 
 from hpa_ray import storage
+from hpa_ray.cluster.placement import selector
 
 SHARED_KEPT = 16
 """Values of `share` that a process holds on to; their arrays stay in Ray's object store and are not copied."""
 
 
 def data_context(*, in_order: bool = False) -> Any:
-    """A copy of Ray Data's settings with its own screen output off; in_order keeps rows in their order."""
+    """A copy of Ray Data's settings: on nodes for data if there are any, without output; in_order: rows keep theirs."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces every execution, and that its bars are off
     context = ray.data.DataContext.get_current().copy()
+    context.execution_options.label_selector = selector("data")
     context.execution_options.preserve_order = in_order
     context.execution_options.verbose_progress = False
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return context
+
+
+def keep_statistics_here() -> None:
+    """Start Ray Data's actor for statistics on the node of this process, which stays: the driver's.
+
+    There is one per cluster, it never ends, and it is where data was read first. That is a train worker's node
+    otherwise, which the autoscaler would never take away again.
+    """
+    from ray.data._internal.stats import get_or_create_stats_actor
+
+    get_or_create_stats_actor()
 
 
 def share(value: Any) -> Any:

@@ -5,6 +5,8 @@ import os
 from typing import Any
 
 from hpa_ray.cluster.address import expect_answer, find_cluster, ray_temp
+from hpa_ray.cluster.data import keep_statistics_here
+from hpa_ray.cluster.placement import alive, capacity, capacity_of
 from hpa_ray.errors import InputError
 
 DATA_CPUS = 2
@@ -59,22 +61,30 @@ def start_ray(num_workers: int = 0, *, use_gpu: bool | None = None) -> None:
             num_cpus = max(cores, num_workers + DATA_CPUS)
             # the dashboard is one more port, and half the memory that Ray takes; who wants it: `ray start --head`
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **settings)
-    resources = ray.cluster_resources()
-    cpus = int(resources.get("CPU", 0))
-    if num_workers and cpus < num_workers + 1:
-        raise _too_many(num_workers, f"the cluster has {cpus} CPUs, and reading the data takes one of them")
-    if num_workers > cpus - 1 or (len(ray.nodes()) == 1 and num_workers > cores):
+    if num_workers:
+        _check_fits(num_workers, use_gpu=use_gpu, cores=cores)
+        keep_statistics_here()
+
+
+def _check_fits(num_workers: int, *, use_gpu: bool | None, cores: int) -> None:
+    nodes = alive()
+    training, data = capacity_of(nodes, "training"), capacity_of(nodes, "data")
+    cpus = f"the cluster has {training.cpus} CPUs{' for training' if training.is_apart else ''}"
+    if num_workers > training.cpus:
+        raise _too_many(num_workers, cpus)
+    if num_workers == training.cpus and not data.is_apart:
+        raise _too_many(num_workers, f"{cpus}, and reading the data takes one of them")
+    if data.is_apart and not data.cpus:
+        raise InputError("the nodes that are to read the data have no CPU: start them with --num-cpus")
+    if len(nodes) == 1 and num_workers > cores and not training.is_apart:
         raise _too_many(num_workers, f"this machine has {cores} CPUs")
-    gpus = int(resources.get("GPU", 0))
-    if use_gpu and num_workers > gpus:
-        raise _too_many(num_workers, f"train.use_gpu=true, and the cluster has {gpus} GPUs")
+    if use_gpu and num_workers > training.gpus:
+        raise _too_many(num_workers, f"train.use_gpu=true, and the cluster has {training.gpus} GPUs")
 
 
 def num_gpus() -> int:
-    """Of the whole cluster."""
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))
+    """For training, in the whole cluster."""
+    return capacity("training").gpus
 
 
 def has_gpus(num_workers: int) -> bool:

@@ -105,6 +105,7 @@ def _launch_ray(
                 num_workers=(cfg.min_workers, cfg.num_workers) if cfg.min_workers else cfg.num_workers,
                 use_gpu=use_gpu,
                 resources_per_worker=cfg.resources_per_worker,
+                label_selector=cluster.selector("training"),
             ),
             run_config=RunConfig(
                 name=config.run.name,

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 import ray.tune
-from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -55,11 +55,13 @@ def need_of(config: Config) -> Need:
 
 def concurrency_of(config: Config, need: Need) -> int:
     """Trials that the cluster holds side by side. Raises InputError if it can never hold one."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = cluster.resources("training")
     places = [min(math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.items()) for node in nodes]
     workers = max(1, config.train.num_workers)
     trials = sum(places)
-    if workers > 1:  # a trial of several workers reads its data by Ray Data, which needs a CPU of its own
+    if workers > 1 and cluster.selector("data"):
+        trials //= workers
+    elif workers > 1:  # a trial of several workers reads its data by Ray Data, which needs a CPU of its own
         cpus = sum(node.get("CPU", 0.0) for node in nodes)
         trials = min(trials // workers, int(cpus // (workers * need["CPU"] + 1)))
     if trials < 1:
@@ -71,6 +73,11 @@ def concurrency_of(config: Config, need: Need) -> int:
             "set tune.cpus, tune.gpus or train.num_workers lower, or join a larger cluster"
         )
     return int(min(trials, config.tune.concurrency or trials))
+
+
+def _placed(resources: dict[str, float]) -> Any:
+    place = cluster.selector("training")
+    return PlacementGroupFactory([resources], bundle_label_selector=[place]) if place else resources
 
 
 def search(plan: Plan, data: Data, need: Need, concurrency: int, tell: Tell) -> None:
@@ -94,7 +101,7 @@ def search(plan: Plan, data: Data, need: Need, concurrency: int, tell: Tell) -> 
     asker = Asker(plan, concurrency, tell)
     with tempfile.TemporaryDirectory(prefix="hpa_ray_") as scratch:
         Tuner(
-            ray.tune.with_resources(function, resources),
+            ray.tune.with_resources(function, _placed(resources)),
             tune_config=TuneConfig(
                 search_alg=asker, scheduler=Halving(plan, tell), num_samples=-1, reuse_actors=not several
             ),

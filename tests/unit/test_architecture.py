@@ -27,6 +27,7 @@ LAYERS = (
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
 RAY_RIM = {
     "cluster/data.py",
+    "cluster/placement.py",
     "cluster/start.py",
     "doctor/nodes.py",
     "ingest/tasks.py",
