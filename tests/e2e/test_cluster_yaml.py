@@ -70,6 +70,23 @@ def test_ray_takes_the_file() -> None:
     assert whole["available_node_types"].keys() == config["available_node_types"].keys()
 
 
+def test_the_head_says_what_may_come_and_no_node_is_open_to_the_world() -> None:
+    config = yaml.safe_load(FILE.read_text())
+    types = config["available_node_types"]
+    said = {key: int(value) for key, value in types[config["head_node_type"]]["labels"].items()}
+    for role in ("data", "training"):
+        kind = types[role]
+        assert kind["labels"] == {"ray-subcluster": role}
+        for resource, amount in kind["resources"].items():
+            assert said.pop(f"hpa-ray/{role}-{resource.lower()}s") == amount * kind["max_workers"]
+    assert not said
+    for kind in types.values():
+        assert kind["node_config"]["SecurityGroupIds"]  # else Ray makes one with port 22 open to all addresses
+    commands = " ".join(config["head_start_ray_commands"] + config["worker_start_ray_commands"])
+    assert commands.count("ray start") == commands.count("RAY_AUTH_MODE=token") == 2
+    assert "--dashboard-host=127.0.0.1" in commands
+
+
 def test_nodes_start_for_a_job_do_what_they_are_for_and_go(cloud: Cloud, atlas: Path, tmp_path: Path) -> None:
     from ray.util.state import list_actors, list_tasks
 
@@ -124,5 +141,5 @@ def test_nodes_start_for_a_job_do_what_they_are_for_and_go(cloud: Cloud, atlas: 
         "TrainController",
         "Mailbox",
         "_StatsActor",
-    ):  # with which a run would end, or a node stay
+    ):  # they outlive other nodes
         assert where[name] == {"head"}, name
