@@ -75,6 +75,8 @@ def _launch_ray(
     from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from hpa_ray.train.backend import OwnAddressConfig
+
     cfg = config.train
     use_gpu = cluster.has_gpus(cfg.fewest_workers) if cfg.use_gpu is None else cfg.use_gpu
     gpus = cluster.num_gpus()
@@ -100,6 +102,7 @@ def _launch_ray(
     with tempfile.TemporaryDirectory(prefix="hpa_ray_") as scratch:  # Ray's own notes; ours are in the run folder
         trainer = TorchTrainer(
             _worker,
+            torch_config=OwnAddressConfig(),
             train_loop_config={"config": config, "data": ray.put(data), "folder": folder.uri, "mailbox": mailbox},
             scaling_config=ScalingConfig(
                 num_workers=(cfg.min_workers, cfg.num_workers) if cfg.min_workers else cfg.num_workers,

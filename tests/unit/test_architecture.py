@@ -32,6 +32,7 @@ RAY_RIM = {
     "doctor/nodes.py",
     "ingest/tasks.py",
     "stream/feed.py",
+    "train/backend.py",
     "train/launch.py",
     "train/ray_host.py",
     "tune/search.py",
