@@ -29,7 +29,8 @@ from object_store import ObjectStore
 ROOT = Path(__file__).parents[1]
 OWN = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 NET = "10.77.0"
-HEAD, HOSTS, STORE, US = 1, {1: "data", 2: "training", 3: "training"}, 9, 254
+HEAD, STORE, US = 1, 9, 254
+HOSTS = {1: "ray-subcluster=data", 2: "hpa-ray/role=training", 3: "hpa-ray/role=training"}
 DASHBOARD = f"http://{NET}.{HEAD}:8265"
 NUM_IMAGES = 60
 IMAGES = ("data.images=s3://hpa/train", "data.labels=s3://hpa/train.csv", "data.image_size=32")
@@ -126,13 +127,13 @@ def answers(bucket: ObjectStore) -> bool:
 def cluster(folder: Path) -> Iterator[None]:
     """Ray on each host, with files that the others do not see."""
     started = []
-    for number, role in HOSTS.items():
+    for number, label in HOSTS.items():
         files = folder / f"host{number}"
         files.mkdir(exist_ok=True)
         is_head = number == HEAD
         address = f"{NET}.{HEAD}:6379"
         words = [str(BIN / "ray"), "start", "--block", f"--node-ip-address={NET}.{number}"]
-        words += [f"--labels=ray-subcluster={role}", f"--num-cpus={2 if is_head else 1}", "--num-gpus=0"]
+        words += [f"--labels={label}", f"--num-cpus={2 if is_head else 1}", "--num-gpus=0"]
         words += [f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"]
         words += (
             ["--head", "--port=6379", f"--dashboard-host={NET}.{HEAD}", "--temp-dir=/tmp/hosts"]
@@ -205,7 +206,7 @@ def predicted(bucket: ObjectStore) -> Row:
 
 def cut_off(bucket: ObjectStore) -> Row:
     epochs = 24
-    words = [f"train.epochs={epochs}", "train.num_workers=1..2", "train.checkpoint_every=5"]
+    words = [f"train.epochs={epochs}", "train.num_workers=1..2", "train.checkpoint_every=5 steps"]
     job = Job(bucket, "train", *TRAINING, *words, "run.name=cut")
     until(lambda: epochs_of(bucket, "cut") >= 2 or job.ended, SLOWEST_S, "no epoch is done")
     workers, before = job.hosts("RayTrainWorker"), epochs_of(bucket, "cut")

@@ -1,6 +1,7 @@
 """Which nodes read images and which train, where a cluster keeps them apart, and how much there can be of each.
 
-A node says what it is for by the label `ray-subcluster`, the one by which Ray Data budgets: `data` or `training`. A
+A node says what it is for by a label: `ray-subcluster=data`, by which Ray Data budgets, or `hpa-ray/role=training`. They
+are two keys as Ray 2.60 takes a node with the first one out of what elastic training may count on, whatever its value. A
 cluster that starts such nodes only when they are needed says so by labels of its head: `hpa-ray/data-cpus`,
 `hpa-ray/training-cpus` and `hpa-ray/training-gpus` are what its autoscaler may come to. Where no node has any of them,
 as on a laptop, everything runs everywhere.
@@ -9,8 +10,11 @@ as on a laptop, everything runs everywhere.
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-ROLE = "ray-subcluster"
 Role = Literal["data", "training"]
+
+
+LABELS: Mapping[Role, tuple[str, str]] = {"data": ("ray-subcluster", "data"), "training": ("hpa-ray/role", "training")}
+"""Key and value."""
 
 
 class Capacity(NamedTuple):
@@ -22,7 +26,8 @@ class Capacity(NamedTuple):
 
 def selector(role: Role) -> dict[str, str] | None:
     """What Ray takes for `label_selector`; None where no node has the role and none can come."""
-    return {ROLE: role} if capacity(role).is_apart else None
+    key, value = LABELS[role]
+    return {key: value} if capacity(role).is_apart else None
 
 
 def capacity(role: Role) -> Capacity:
@@ -43,7 +48,7 @@ def resources(role: Role) -> list[dict[str, float]]:
     total = capacity_of(nodes, role)
     if not total.is_apart:
         return [node["Resources"] for node in nodes]
-    own = [node["Resources"] for node in nodes if node["Labels"].get(ROLE) == role]
+    own = [node["Resources"] for node in nodes if _has(node, role)]
     missing = {
         name: most - sum(node.get(name, 0.0) for node in own)
         for name, most in (("CPU", total.cpus), ("GPU", total.gpus))
@@ -53,7 +58,7 @@ def resources(role: Role) -> list[dict[str, float]]:
 
 def capacity_of(nodes: Iterable[Mapping[str, Any]], role: Role) -> Capacity:
     nodes = list(nodes)
-    own = [node for node in nodes if node["Labels"].get(ROLE) == role]
+    own = [node for node in nodes if _has(node, role)]
     coming = {
         name: max((_whole(node["Labels"].get(f"hpa-ray/{role}-{name}s")) for node in nodes), default=0)
         for name in ("cpu", "gpu")
@@ -64,6 +69,11 @@ def capacity_of(nodes: Iterable[Mapping[str, Any]], role: Role) -> Capacity:
         for name in coming
     }
     return Capacity(max(coming["cpu"], here["cpu"]), max(coming["gpu"], here["gpu"]), is_apart)
+
+
+def _has(node: Mapping[str, Any], role: Role) -> bool:
+    key, value = LABELS[role]
+    return bool(node["Labels"].get(key) == value)
 
 
 def _whole(label: str | None) -> int:

@@ -13,6 +13,8 @@ from hpa_ray.errors import InputError
 from hpa_ray.storage import shown
 
 MUST_AGREE = ("hpa-ray", "ray", "torch")
+SLOW_SHARE = 0.25
+"""Of the rate of the fastest node: what is below is told."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -40,12 +42,14 @@ def check_nodes(
 ) -> Iterator[Finding]:
     """A line for everything in which a node differs, or one for all if none does. in_bucket: run.storage is one."""
     told, usual = False, _usual_gpus(here, reports)
+    best_bps = max((report.get("read_bps") or 0.0 for report in reports), default=0.0)
     names = [report["node"] for report in reports]
     for number, report in enumerate(reports):
         name = f"{report['node']} ({number + 1})" if names.count(report["node"]) > 1 else report["node"]
         for finding in [
             *_check_node(report, here, in_bucket=in_bucket),
             *_capacity(config, report, usual, needs),
+            *_bandwidth(report, best_bps),
         ]:
             told = True
             yield finding._replace(found=f"{name}: {finding.found}")
@@ -56,7 +60,7 @@ def check_nodes(
         yield ok(
             "nodes",
             f"{len(reports)} with the versions of here, clocks within {max(skew, 0.1):.1f} s, run.storage written and "
-            f"read in {slowest * 1000:,.0f} ms, {gib(free)} free for Ray",
+            f"read in {slowest * 1000:,.0f} ms{_slowest_read(reports)}, {gib(free)} free for Ray",
         )
 
 
@@ -83,6 +87,18 @@ def _check_node(report: dict[str, Any], here: Machine, *, in_bucket: bool) -> It
     if report["no_connection"]:
         text = f"can not reach a free port of {here.host} ({report['no_connection']})"
         yield warn("node", text, "workers need any port between all nodes: open the firewall among them")
+
+
+def _bandwidth(report: dict[str, Any], best_bps: float) -> Iterator[Finding]:
+    rate = report.get("read_bps")
+    if rate and rate < best_bps * SLOW_SHARE:
+        text = f"reads run.storage at {rate / 2**20:,.0f} MiB/s, another node at {best_bps / 2**20:,.0f}"
+        yield warn("node", text, "see whether it is in the region of the bucket, and what else uses its network")
+
+
+def _slowest_read(reports: Sequence[dict[str, Any]]) -> str:
+    rates = [report["read_bps"] for report in reports if report.get("read_bps")]
+    return f", read at {min(rates) / 2**20:,.0f} MiB/s and more" if rates else ""
 
 
 def _versions(there: Machine, here: Machine) -> Iterator[Finding]:

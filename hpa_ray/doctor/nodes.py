@@ -16,9 +16,9 @@ from hpa_ray import cluster, storage
 from hpa_ray.cluster.address import no_connection
 from hpa_ray.doctor.findings import reason
 from hpa_ray.doctor.machine import survey
-from hpa_ray.doctor.places import MARK, no_traces, round_trip
+from hpa_ray.doctor.places import MARK, no_traces, read_rate, round_trip
 from hpa_ray.errors import InputError
-from hpa_ray.storage import exists, join
+from hpa_ray.storage import exists, is_local, join
 
 CONNECT_S = 3.0
 
@@ -89,12 +89,14 @@ def _result(task: Any, now_s: float) -> dict[str, Any]:
 def look(question: dict[str, Any], name: str) -> dict[str, Any]:
     """On a node: what it has, and whether it reaches what the driver reaches."""
     storage.configure(storage.Settings(**question["settings"]))
-    report: dict[str, Any] = {"storage_s": None, "storage_error": "", "sees_mark": True}
+    report: dict[str, Any] = {"storage_s": None, "read_bps": None, "storage_error": "", "sees_mark": True}
     if folder := question["folder"]:
         try:
             with no_traces(folder):
                 report["storage_s"] = round_trip(folder, name)
                 report["sees_mark"] = exists(join(folder, MARK))
+                if not is_local(folder):  # else it tells of the memory of this node
+                    report["read_bps"] = read_rate(folder, name)
         except (InputError, OSError) as error:
             report["storage_error"] = reason(error)
     report["missing"] = {file: why for file in question["files"] if (why := _why_not(file))}

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
@@ -31,6 +32,7 @@ from hpa_ray.storage.uris import scheme_of
 ENDINGS = (".pth", ".pt", ".safetensors")
 """Of files of weights; everything else is a name."""
 PROBE_BYTES = 4096
+RATE_BYTES, RATE_READS = 4 * 2**20, 8
 MARK = "mark"
 """A file that the driver writes into the folder of its probe: whether a node sees it."""
 SKEW_BREAKS_S = 300.0
@@ -60,6 +62,19 @@ def no_traces(folder: str) -> Iterator[None]:
         for path in missing:
             with contextlib.suppress(OSError):
                 remove_empty_folder(path)
+
+
+def read_rate(folder: str, name: str) -> float:
+    """Bytes per second that come back when several are read at a time, as images are. Raises OSError or InputError."""
+    uri = join(folder, name)
+    write_bytes(uri, os.urandom(RATE_BYTES))
+    try:
+        began = time.perf_counter()
+        with ThreadPoolExecutor(RATE_READS) as pool:
+            num_bytes = sum(len(data) for data in pool.map(read_bytes, [uri] * RATE_READS))
+        return num_bytes / (time.perf_counter() - began)
+    finally:
+        remove([uri])
 
 
 def round_trip(folder: str, name: str) -> float:

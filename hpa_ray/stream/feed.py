@@ -3,6 +3,7 @@
 Before: stream/schedule and a source (ingest or shards). After: stream/device.
 """
 
+import itertools
 import json
 import threading
 from collections import deque
@@ -22,6 +23,8 @@ from hpa_ray.stream.schedule import Batch, Item, Items
 TASK_BYTES = 32 * 2**20
 """Pixels a Ray Data task reads at a time: small batches share a task, whose start costs some ms."""
 ITEMS_PER_TASK = 16
+PIPELINE_TASKS, OVERLAP_TASKS = 1000, 50
+"""Of one pipeline of Ray Data, and those that are left of it when the next is started."""
 
 
 def read_item(source: Source, item: Item) -> Batch:
@@ -54,7 +57,12 @@ def local_feed(source: Source, items: Items, *, prefetch: int) -> Iterator[Batch
 
 
 def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
-    """A Ray Dataset of Arrow blocks, each with the batches of `per_task` items (see from_block), in order.
+    """A Ray Dataset of Arrow blocks, each with the batches of `per_task` items (see from_block), in order."""
+    return _blocks(cluster.share((source, items)), per_task, range(-(-len(items) // per_task)))
+
+
+def _blocks(reference: Any, per_task: int, tasks: range) -> Any:
+    """The blocks of these tasks of a shared (source, items).
 
     A data source of our own, as range().map_batches() makes two tasks of each: Ray Data does not fuse them, and runs
     thousands of the first kind before the first of the second.
@@ -63,8 +71,6 @@ def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
-    num_tasks = -(-len(items) // per_task)
-    reference = cluster.share((source, items))
     unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
 
     class Batches(Datasource):  # type: ignore[misc]
@@ -72,13 +78,13 @@ def ray_blocks(source: Source, items: Items, *, per_task: int) -> Any:
             return None
 
         def get_read_tasks(self, parallelism: int, *more: Any, **options: Any) -> list[ReadTask]:
-            reads = (partial(_read_blocks, reference, per_task, number) for number in range(num_tasks))
+            reads = (partial(_read_blocks, reference, per_task, number) for number in tasks)
             return [ReadTask(read, unknown) for read in reads]
 
     context = cluster.data_context(in_order=True)
     context.execution_no_progress_timeout_s = -1  # long steps and long validations are no hang: see train/watchdog
     with _building, ray.data.DataContext.current(context):
-        return ray.data.read_datasource(Batches(), override_num_blocks=num_tasks)
+        return ray.data.read_datasource(Batches(), override_num_blocks=len(tasks))
 
 
 def _read_blocks(reference: Any, per_task: int, number: int) -> list[pa.Table]:
@@ -93,14 +99,36 @@ def ray_feed(source: Source, items: Items, *, prefetch: int, batch_bytes: int) -
 
     Each worker runs a pipeline of its own over its own items: no worker waits for another one's reader, and the order
     within a worker is kept (preserve_order), so the samples of every step are exactly those of the schedule.
+
+    Ray Data makes all tasks of a pipeline, at 1 ms each, before the first one runs. So one pipeline follows another,
+    and the next is started while the last tasks of the one before are waited for.
     """
-    if not len(items):
-        return
     per_task = max(1, min(ITEMS_PER_TASK, TASK_BYTES // max(1, batch_bytes)))
-    blocks = ray_blocks(source, items, per_task=per_task)
-    ahead = max(1, prefetch // per_task)
-    for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead):
-        yield from from_block(block)
+    num_tasks = -(-len(items) // per_task)
+    if not num_tasks:
+        return
+    reference, ahead = cluster.share((source, items)), max(1, prefetch // per_task)
+
+    def start(first: int) -> Iterator[pa.Table]:
+        blocks = _blocks(reference, per_task, range(first, min(first + PIPELINE_TASKS, num_tasks)))
+        tables = blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
+        return itertools.chain([next(tables := iter(tables))], tables)
+
+    starter, begun = ThreadPoolExecutor(1), 0
+    try:
+        coming: Future[Iterator[pa.Table]] | None = starter.submit(start, 0)
+        while coming is not None:
+            tables, coming, left = coming.result(), None, PIPELINE_TASKS
+            begun += PIPELINE_TASKS
+            for table in tables:
+                left -= 1
+                if coming is None and left < OVERLAP_TASKS and begun < num_tasks:
+                    coming = starter.submit(start, begun)
+                yield from from_block(table)
+            if coming is None and begun < num_tasks:  # where Ray Data has joined tables
+                coming = starter.submit(start, begun)
+    finally:
+        starter.shutdown(wait=False, cancel_futures=True)
 
 
 _building = threading.Lock()

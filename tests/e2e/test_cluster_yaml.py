@@ -15,6 +15,8 @@ import pytest
 import yaml
 from fake_cloud import Cloud, fake_cloud
 
+from hpa_ray.cluster.placement import LABELS
+
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "cluster.yaml"
 pytestmark = [
@@ -42,7 +44,7 @@ class Watch:
 
         count: dict[str, int] = defaultdict(int)
         for node in list_nodes(address=self.cloud.dashboard, raise_on_missing_output=False):
-            role = node.labels.get("ray-subcluster", "head")
+            role = node.labels.get("ray-subcluster") or node.labels.get("hpa-ray/role", "head")
             self.role_of[node.node_id] = role
             count[role] += node.state == "ALIVE"
         return dict(count)
@@ -74,9 +76,9 @@ def test_the_head_says_what_may_come_and_no_node_is_open_to_the_world() -> None:
     config = yaml.safe_load(FILE.read_text())
     types = config["available_node_types"]
     said = {key: int(value) for key, value in types[config["head_node_type"]]["labels"].items()}
-    for role in ("data", "training"):
+    for role, (key, value) in LABELS.items():
         kind = types[role]
-        assert kind["labels"] == {"ray-subcluster": role}
+        assert kind["labels"] == {key: value}
         for resource, amount in kind["resources"].items():
             assert said.pop(f"hpa-ray/{role}-{resource.lower()}s") == amount * kind["max_workers"]
     assert not said

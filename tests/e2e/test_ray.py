@@ -74,9 +74,13 @@ def test_check_on_ray_finds_what_it_finds_here(dashboard: str, images: list[str]
 
 @pytest.mark.parametrize("source", ["shards", "images"])
 def test_two_readers_get_every_sample_once_and_in_order(
-    dashboard: str, shards: str, images: list[str], source: str
+    dashboard: str, shards: str, images: list[str], source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hpa_ray import cluster
+    from hpa_ray.stream import feed
+
+    for name, number in (("ITEMS_PER_TASK", 2), ("PIPELINE_TASKS", 4), ("OVERLAP_TASKS", 2)):
+        monkeypatch.setattr(feed, name, number)  # several pipelines, one after the other
 
     cluster.start_ray()
     words = [f"data.shards={shards}"] if source == "shards" else [*images, "data.image_size=32"]

@@ -156,7 +156,7 @@ def test_rays_autoscaler_sees_the_nodes_that_are_meant() -> None:
     assert head["resources"]["CPU"] == 0
     assert {name: (node["min_workers"], node["labels"]) for name, node in nodes.items()} == {
         "data": (1, {"ray-subcluster": "data"}),
-        "training": (0, {"ray-subcluster": "training"}),
+        "training": (0, {"hpa-ray/role": "training"}),
     }
     assert nodes["training"]["resources"]["GPU"] == 1
     assert "GPU" not in nodes["data"]["resources"]

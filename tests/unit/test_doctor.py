@@ -601,6 +601,7 @@ def test_a_ray_that_would_be_started_here(here: Machine, tmp_path: Path) -> None
 
 def report(there: Machine, **other: Any) -> dict[str, Any]:
     plain = {"node": "n1", "ray_gpus": len(there.gpus), "machine": there._asdict(), "storage_s": 0.01}
+    plain |= {"read_bps": 100 * 2.0**20}
     return (
         plain | {"storage_error": "", "sees_mark": True, "missing": {}, "no_connection": None, "skew_s": 0.02} | other
     )
@@ -610,6 +611,7 @@ def test_nodes_that_do_not_differ_share_a_line(here: Machine) -> None:
     here = here._replace(available_bytes=32 * GIB, temp_free_bytes=GIB, temp_total_bytes=2 * GIB)
     found = only(compare.check_nodes(Config(), [report(here)] * 3, here, NEEDS, in_bucket=True))
     assert (found.status, found.found.partition(",")[0]) == ("ok", "3 with the versions of here")
+    assert "read at 100 MiB/s and more" in found.found
 
 
 @pytest.mark.parametrize(
@@ -631,6 +633,7 @@ def test_nodes_that_do_not_differ_share_a_line(here: Machine) -> None:
         ({}, {"sees_mark": False}, "FAIL", "n2: run.storage is another folder there"),
         ({}, {"storage_error": "/x: Read-only file system"}, "FAIL", "n2: run.storage: /x: Read-only file system"),
         ({}, {"missing": {"/shards": "is not there"}}, "FAIL", "n2: /shards: is not there"),
+        ({}, {"read_bps": 2.0**20}, "warn", "n2: reads run.storage at 1 MiB/s, another node at 100"),
         ({}, {"skew_s": 400.0}, "FAIL", "n2: its clock is 400 s ahead of that of here"),
         ({}, {"skew_s": -60.0}, "warn", "n2: its clock is 60 s behind that of here"),
         ({}, {"no_connection": "no connection within 3 s"}, "warn", "n2: can not reach a free port of "),

@@ -15,7 +15,7 @@ def node(labels: dict[str, str], **resources: float) -> dict[str, Any]:
 
 HEAD = node({})
 DATA = node({"ray-subcluster": "data"}, CPU=16.0)
-TRAINING = node({"ray-subcluster": "training"}, CPU=8.0, GPU=4.0)
+TRAINING = node({"hpa-ray/role": "training"}, CPU=8.0, GPU=4.0)
 CAN_START = node({"hpa-ray/data-cpus": "64", "hpa-ray/training-cpus": "16", "hpa-ray/training-gpus": "8"})
 
 
@@ -74,5 +74,5 @@ def test_a_selector_only_where_nodes_are_kept_apart(monkeypatch: pytest.MonkeyPa
     assert placement.resources("training") == [{"CPU": 2.0}]
     on(monkeypatch, CAN_START, TRAINING)
     assert placement.selector("data") == {"ray-subcluster": "data"}
-    assert placement.selector("training") == {"ray-subcluster": "training"}
+    assert placement.selector("training") == {"hpa-ray/role": "training"}
     assert placement.resources("training") == [TRAINING["Resources"], {"CPU": 8.0, "GPU": 4.0}]
