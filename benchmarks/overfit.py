@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--schedule", default="constant", help="optim.schedule; transformers want cosine and a warm-up")
+    parser.add_argument("--warmup", type=int, default=0, help="epochs")
     options = parser.parse_args()
     atlas, shards = options.folder / "atlas", options.folder / f"{options.size}px"
     if not (atlas / "train.csv").exists():
@@ -59,7 +61,8 @@ def overfit(name: str, shards: Path, options: argparse.Namespace) -> tuple[int, 
         [
             *(f"data.shards={shards}", "split.parts=32/8", f"model.name={name}", "train.batch_size=16"),
             *(f"train.epochs={options.epochs}", f"optim.lr={options.lr}", "optim.weight_decay=0"),
-            *("optim.schedule=constant", "augment.preset=none", "optim.clip_norm=1"),
+            *(f"optim.schedule={options.schedule}", f"optim.warmup_epochs={options.warmup}"),
+            *("augment.preset=none", "optim.clip_norm=1"),
         ]
     )
     data, host = open_data(config), LocalHost(None, 2, lambda event: None)
@@ -82,6 +85,8 @@ def overfit(name: str, shards: Path, options: argparse.Namespace) -> tuple[int, 
                 predicted = learner.predict(images).cpu().numpy() >= 0
                 hits, either = 2 * (predicted & targets).sum(axis=0), predicted.sum(axis=0) + targets.sum(axis=0)
                 f1 = float((hits / np.maximum(either, 1))[targets.any(axis=0)].mean())
+                if epoch % (10 * EVERY) == 10 * EVERY - 1:
+                    print(f"{name:<20} macro F1 {f1:.3f} at epoch {epoch + 1}", flush=True)
                 if f1 == 1.0:
                     return epoch + 1, f1
     return options.epochs, f1

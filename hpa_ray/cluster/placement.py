@@ -1,8 +1,8 @@
 """Which nodes read images and which train, where a cluster keeps them apart, and how much there can be of each.
 
-A node says what it is for by a label: `ray-subcluster=data`, by which Ray Data budgets, or `hpa-ray/role=training`. They
-are two keys as Ray 2.60 takes a node with the first one out of what elastic training may count on, whatever its value. A
-cluster that starts such nodes only when they are needed says so by labels of its head: `hpa-ray/data-cpus`,
+A node says what it is for by a label: `ray-subcluster=data`, by which Ray Data budgets, or `hpa-ray/role=training`. The
+keys differ as Ray 2.60 takes a node with the first one, whatever its value, out of what elastic training may count on.
+A cluster that starts such nodes only when they are needed says so by labels of its head: `hpa-ray/data-cpus`,
 `hpa-ray/training-cpus` and `hpa-ray/training-gpus` are what its autoscaler may come to. Where no node has any of them,
 as on a laptop, everything runs everywhere.
 """
