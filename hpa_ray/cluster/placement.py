@@ -30,6 +30,15 @@ def selector(role: Role) -> dict[str, str] | None:
     return {key: value} if capacity(role).is_apart else None
 
 
+def model_options() -> dict[str, Any]:
+    """What actors of a Ray Data pipeline take that hold a model: nodes for training, not the pipeline's own."""
+    place = selector("training")
+    if place is None:
+        return {}
+    key, value = LABELS["data"]
+    return {"label_selector": place | {key: f"!{value}"}}  # the pipeline's selector is added where it says nothing
+
+
 def capacity(role: Role) -> Capacity:
     """CPUs and GPUs for one kind of work, those that are here or can come, whichever is more."""
     return capacity_of(alive(), role)

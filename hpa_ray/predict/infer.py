@@ -118,7 +118,6 @@ def _on_actors(
     import ray.data
 
     cluster.start_ray(num_workers)
-    place = cluster.selector("training")
     blocks = ray_blocks(source, sweep, per_task=1).map_batches(
         Predictor,
         fn_constructor_args=(shipped, max(1, cluster.available_cpus() // num_workers), source_N, matching),
@@ -126,7 +125,7 @@ def _on_actors(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=num_workers),
         num_gpus=1 if cluster.has_gpus(num_workers) else 0,
-        **({"label_selector": place} if place else {}),
+        **cluster.model_options(),
     )
     for row in blocks.iter_rows():
         logits = np.frombuffer(row["logits"], np.float32).reshape(-1, NUM_CLASSES)

@@ -71,8 +71,10 @@ def test_more_workers_than_can_ever_be_are_refused(
 def test_a_selector_only_where_nodes_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, node({}, CPU=2.0))
     assert placement.selector("data") is placement.selector("training") is None
+    assert placement.model_options() == {}
     assert placement.resources("training") == [{"CPU": 2.0}]
     on(monkeypatch, CAN_START, TRAINING)
     assert placement.selector("data") == {"ray-subcluster": "data"}
     assert placement.selector("training") == {"hpa-ray/role": "training"}
+    assert placement.model_options()["label_selector"] == {"hpa-ray/role": "training", "ray-subcluster": "!data"}
     assert placement.resources("training") == [TRAINING["Resources"], {"CPU": 8.0, "GPU": 4.0}]
