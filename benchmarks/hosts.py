@@ -205,7 +205,7 @@ def predicted(bucket: ObjectStore) -> Row:
 
 
 def cut_off(bucket: ObjectStore) -> Row:
-    epochs = 24
+    epochs = 12
     words = [f"train.epochs={epochs}", "train.num_workers=1..2", "train.checkpoint_every=5 steps"]
     job = Job(bucket, "train", *TRAINING, *words, "run.name=cut")
     until(lambda: epochs_of(bucket, "cut") >= 2 or job.ended, SLOWEST_S, "no epoch is done")
