@@ -29,6 +29,7 @@ VERBS = {
     "split": ("cut the labels into train/val/test or K folds, stratified by class", ("data", "split")),
     "prepare": ("decode and stack the images once, into shards", ("data", "prepare")),
     "doctor": ("say before a start whether a training will work here", ("doctor", "data", "model")),
+    "bench": ("measure how fast data are read and trained on here, which is the limit, and plan", ("bench", "data")),
     "train": ("train a classifier on shards or straight from PNGs", ("data", "split", "model", "loss", "augment")),
     "tune": ("search what helps the rare classes: loss, weights, sampling, augmentation", ("tune", "data", "split")),
     "ablate": ("change one thing at a time, with several seeds of each: what does it do?", ("tune", "data", "split")),
@@ -39,10 +40,13 @@ VERBS = {
 MORE_SECTIONS = {
     "train": ("optim", "train", "run"),
     "doctor": ("train", "run"),
+    "bench": ("model", "loss", "augment", "optim", "train"),
     "tune": ("model", "optim", "train", "run"),
 }
 MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
-MODULES |= {verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates", "doctor", "train", "tune")}
+MODULES |= {
+    verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates", "doctor", "bench", "train", "tune")
+}
 MODULES |= {"ablate": "tune_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""
 DRY_RUN = ("prepare", "fetch")
@@ -127,7 +131,7 @@ def run(invocation: Invocation) -> dict[str, Any]:
     if invocation.verb != "config":  # mistakes first: what the verbs import takes seconds
         words = invocation.words[1:] if invocation.words[:1] == ("kaggle",) else invocation.words  # `fetch kaggle`
         config = load_config(words, recipe=invocation.recipe, file=invocation.file)
-        if invocation.verb == "train" and config.train.fewest_workers > (os.cpu_count() or 1):
+        if invocation.verb in ("train", "bench") and config.train.fewest_workers > (os.cpu_count() or 1):
             cluster.start_ray(config.train.fewest_workers, use_gpu=config.train.use_gpu)  # joins a cluster or refuses
     module = importlib.import_module(f"hpa_ray.cli.{MODULES[invocation.verb]}")
     with _threads_give_up_after():
@@ -219,7 +223,7 @@ def _as_word(value: Any) -> str:
     if value is None:
         return "(unset)"
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -26,6 +26,7 @@ PATHS = {
     "duplicates": ("output",),
     "split": ("output",),
     "prepare": ("output",),
+    "bench": ("output",),
     "run": ("storage",),
     "evaluate": ("run", "output"),
     "predict": ("run", "output", "submission"),

@@ -26,6 +26,7 @@ Stains = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidat
 """Names of stains, each once: a YAML list or `red,green`."""
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4096)], ...], BeforeValidator(_split_commas)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], BeforeValidator(_split_commas)]
 Resource = Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]*=[0-9]{1,4}(\.[0-9]{1,3})?$")]
 Resources = Annotated[tuple[Resource, ...], BeforeValidator(_split_commas)]
 MAX_SEED = 2**63 - 1
@@ -436,6 +437,29 @@ class DoctorConfig(Section):
     """Seconds that torch, and every node of a cluster, is waited for."""
 
 
+class BenchConfig(Section):
+    output: str | None = None
+    """Folder for bench.json; unset: print only."""
+    seconds: float = Field(10.0, gt=0, le=3600)
+    """Of each of the three measurements, after its warm-up."""
+    warmup_steps: int = Field(5, ge=1)
+    """Steps before each measurement that are not in it."""
+    cpus_per_node: int = Field(64, ge=1)
+    """CPUs of a node that reads, for the verdict and the plan."""
+    plan_images: int | None = Field(None, ge=1)
+    """Training images of the planned run; unset: those of the data."""
+    plan_epochs: int | None = Field(None, ge=1)
+    """Epochs of the planned run; unset: train.epochs."""
+    plan_gpu_nodes: Counts = (1, 2, 4, 8, 16)
+    """Numbers of GPU nodes that the plan compares."""
+    gpus_per_node: int = Field(8, ge=1)
+    """Workers of a GPU node in the plan, each as fast as one that was measured."""
+    price_gpu_node_hour: float = Field(0.0, ge=0)
+    """Of one GPU node, in any currency; 0: the plan leaves it out of the cost."""
+    price_cpu_node_hour: float = Field(0.0, ge=0)
+    """Of one node that reads, in the same currency."""
+
+
 class TuneConfig(Section):
     space: str = "rare"
     """What is varied: loss, sampling, augment, rare (all three), lr, or a YAML file of keys and their choices or
@@ -545,6 +569,7 @@ class Config(Section):
     run: RunConfig = RunConfig()
     tune: TuneConfig = TuneConfig()
     doctor: DoctorConfig = DoctorConfig()
+    bench: BenchConfig = BenchConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
     storage: StorageConfig = StorageConfig()

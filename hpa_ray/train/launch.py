@@ -9,7 +9,8 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from hpa_ray import cluster, storage
 from hpa_ray.checkpoint.run_folder import RunFolder
@@ -17,7 +18,12 @@ from hpa_ray.config import Config
 from hpa_ray.errors import InputError, Stopped
 from hpa_ray.stream import Data
 
+if TYPE_CHECKING:
+    from hpa_ray.train.host import Host
+
 Event = dict[str, Any]
+Work = Callable[[Config, Data, "Host"], None]
+"""What every worker does. It travels by its name, to processes that should not import torch: it does so itself."""
 
 POLL_S = 0.5
 
@@ -28,21 +34,31 @@ def launch(config: Config, data: Data, folder: RunFolder, show: Callable[[Event]
     Raises InputError where the user can help, Stopped where this process was asked to end and the state to go on from
     is stored, and whatever ended the run otherwise.
     """
+    on_hosts(partial(_training, folder.uri), config, data, show)
+
+
+def _training(folder: str, config: Config, data: Data, host: "Host") -> None:
+    from hpa_ray.train.loop import train
+
+    train(config, data, host, RunFolder(folder))
+
+
+def on_hosts(work: Work, config: Config, data: Data, show: Callable[[Event], None]) -> None:
+    """Do some work where a training would run. Raises what `launch` does."""
     if config.train.num_workers == 0:
         import torch
 
         from hpa_ray.train.host import LocalHost
-        from hpa_ray.train.loop import train
 
         if config.train.use_gpu and not torch.cuda.is_available():
             raise InputError("train.use_gpu = true, but torch sees no GPU here")
         with _told_to_stop() as must_stop:
             host = LocalHost(config.train.use_gpu, config.train.prefetch_batches, show, must_stop)
-            train(config, data, host, folder)
+            work(config, data, host)
     else:
         cluster.start_ray(config.train.fewest_workers, use_gpu=config.train.use_gpu)
         with _told_to_stop() as must_stop:  # after Ray's start, which sets a handler that aborts
-            _launch_ray(config, data, folder, show, must_stop)
+            _on_ray(work, config, data, show, must_stop)
 
 
 @contextlib.contextmanager
@@ -67,8 +83,8 @@ def _told_to_stop() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _launch_ray(
-    config: Config, data: Data, folder: RunFolder, show: Callable[[Event], None], must_stop: Callable[[], bool]
+def _on_ray(
+    work: Work, config: Config, data: Data, show: Callable[[Event], None], must_stop: Callable[[], bool]
 ) -> None:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -103,7 +119,7 @@ def _launch_ray(
         trainer = TorchTrainer(
             _worker,
             torch_config=OwnAddressConfig(),
-            train_loop_config={"config": config, "data": ray.put(data), "folder": folder.uri, "mailbox": mailbox},
+            train_loop_config={"config": config, "data": ray.put(data), "work": work, "mailbox": mailbox},
             scaling_config=ScalingConfig(
                 num_workers=(cfg.min_workers, cfg.num_workers) if cfg.min_workers else cfg.num_workers,
                 use_gpu=use_gpu,
@@ -141,7 +157,6 @@ def _worker(settings: dict[str, Any]) -> None:
     """One Ray Train worker. A mistake of the user ends the run instead of being tried again."""
     import ray
 
-    from hpa_ray.train.loop import train
     from hpa_ray.train.ray_host import RayHost
 
     config, mailbox = settings["config"], settings["mailbox"]
@@ -150,7 +165,7 @@ def _worker(settings: dict[str, Any]) -> None:
         return
     host = RayHost(config.train.prefetch_batches, mailbox, exact=config.run.exact)
     try:
-        train(config, ray.get(settings["data"]), host, RunFolder(settings["folder"]))
+        settings["work"](config, ray.get(settings["data"]), host)
     except InputError as error:
         ray.get(mailbox.note_mistake.remote(error.problems))
         if host.world_size > 1:  # the other ranks wait for this one: only its failure ends them
