@@ -121,15 +121,15 @@ def _in_memory(schedule: Schedule, data: Data, device: torch.device) -> DeviceBa
 def _windows(host: Host, step: Step, *, warmup: int, seconds: float) -> Iterator[Window]:
     """Windows that last `seconds` together; the same number of steps on every rank.
 
-    How many steps a window takes is found by doubling; those that turn out shorter than half of what is wanted are
-    part of the warm-up.
+    How many steps a window takes is found by doubling; those that are shorter than half of what is wanted are part of
+    the warm-up, until one is not. From then on all count: batches may come in bursts.
     """
     _window(host, step, warmup)
     steps, measured = 1, 0.0
     while measured < seconds:
         window = _window(host, step, steps)
         wanted = max(1, round(steps * seconds / WINDOWS / window.seconds))
-        if wanted <= 2 * steps:
+        if measured or wanted <= 2 * steps:
             measured += window.seconds
             yield window
         steps = min(wanted, 2 * steps)
