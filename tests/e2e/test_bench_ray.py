@@ -7,7 +7,12 @@ import pytest
 
 from hpa_ray.cli.main import main
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [
+    pytest.mark.timeout(400),
+    # Ray's own: sockets and files it leaves to the garbage collector, and calls of its own deprecated parts
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def test_two_workers_read_train_and_do_both(

@@ -133,8 +133,8 @@ def test_windows_come_to_the_time_asked_for_and_count_all_ranks(clock: Clock) ->
 
     host: Any = Ranks()
     windows = list(measure._windows(host, step, warmup=4, seconds=0.4))
-    assert [window.steps for window in windows] == [16, *[20] * 9]
-    assert [window.seconds for window in windows] == pytest.approx([0.032, *[0.04] * 9])
+    assert [window.steps for window in windows] == [16, *[20] * 10]
+    assert [window.seconds for window in windows] == pytest.approx([0.032, *[0.04] * 10])
     assert all(window.images == 2 * 3 * window.steps for window in windows)
     assert all(window.wait_s == pytest.approx(0.0005 * window.steps) for window in windows)
     assert calls == 4 + (1 + 2 + 4 + 8) + sum(window.steps for window in windows)  # warm-up, too short, counted
