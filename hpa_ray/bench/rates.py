@@ -91,4 +91,5 @@ class Measured(NamedTuple):
     first_batch_s: float
     """From the start of the feed to its first batch."""
     reading_cpus: float
-    """In use while reading: measured in this process, with Ray all that its tasks for data may have."""
+    """In use while reading; where that is not measured, as of Ray's tasks, all that they may have."""
+    cpus_are_measured: bool

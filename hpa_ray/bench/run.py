@@ -36,8 +36,9 @@ def run_bench(config: Config, data: Data, on_window: Callable[[Phase, Rate], Non
 
     on_hosts(_measure, config, data, hear)
     rates = {phase: Rate(tuple(found), num_workers) for phase, found in windows.items()}
-    cpus = _cpus_for_data(config) if config.train.num_workers else rates["read"].busy_cpus
-    return Measured(rates["train"], rates["read"], rates["both"], **facts, reading_cpus=cpus)
+    is_local = config.train.num_workers == 0
+    facts |= {"reading_cpus": rates["read"].busy_cpus if is_local else _cpus_for_data(config)}
+    return Measured(rates["train"], rates["read"], rates["both"], **facts, cpus_are_measured=is_local)
 
 
 def _measure(config: Config, data: Data, host: "Host") -> None:

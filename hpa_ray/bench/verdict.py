@@ -68,7 +68,7 @@ def in_words(verdict: Verdict, measured: Measured, *, cpus_per_node: int) -> lis
     nodes = f"{verdict.nodes_needed:,} node{'s' * (verdict.nodes_needed != 1)} of {cpus_per_node}"
     lines.append(
         f"to keep the device{'s' * (measured.train.num_workers > 1)} busy, reading needs {_cpus(verdict.cpus_needed)} "
-        f"({nodes}); in use were {_cpus(verdict.reading_cpus)}"
+        f"({nodes}); {'it used' if measured.cpus_are_measured else 'it may use'} {_cpus(verdict.reading_cpus)}"
     )
     had = measured.train.busy_cpus / measured.train.num_workers
     if not measured.on_gpu and had < LEAST_CPU:

@@ -19,7 +19,7 @@ def rate(images_per_s: float, *, num_workers: int = 1, cpus: float = 1.0) -> Rat
 
 
 def measured(train: float, read: float, both: float, *, cpus: float = 2.0, on_gpu: bool = True) -> Measured:
-    return Measured(rate(train, cpus=0.2), rate(read), rate(both), "1 x GPU", on_gpu, 0.1, cpus)
+    return Measured(rate(train, cpus=0.2), rate(read), rate(both), "1 x GPU", on_gpu, 0.1, cpus, True)
 
 
 def words(found: Measured) -> str:
@@ -45,7 +45,7 @@ def test_data_are_the_limit_where_reading_alone_is_slower() -> None:
     said = words(measured(100, 40, 40))
     assert "data are the limit: alone, reading gives 0.4 times" in said
     assert "without work 60 % of the time" in said
-    assert "reading needs 5 CPUs (1 node of 8); in use were 2 CPUs" in said
+    assert "reading needs 5 CPUs (1 node of 8); it used 2 CPUs" in said
 
 
 def test_the_device_is_the_limit_where_training_alone_is_slower() -> None:
