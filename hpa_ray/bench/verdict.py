@@ -65,7 +65,7 @@ def in_words(verdict: Verdict, measured: Measured, *, cpus_per_node: int) -> lis
             f"both at once reach {100 * verdict.together:.0f} % of the slower one alone: they share something{shared}, "
             "or the machine had other work"
         )
-    nodes = f"{verdict.nodes_needed:,} node{'s' * (verdict.nodes_needed != 1)} of {cpus_per_node}"
+    nodes = f"{verdict.nodes_needed:,} node{'s' * (verdict.nodes_needed != 1)} of {cpus_per_node} CPUs"
     lines.append(
         f"to keep the device{'s' * (measured.train.num_workers > 1)} busy, reading needs {_cpus(verdict.cpus_needed)} "
         f"({nodes}); {'it used' if measured.cpus_are_measured else 'it may use'} {_cpus(verdict.reading_cpus)}"

@@ -45,7 +45,7 @@ def test_data_are_the_limit_where_reading_alone_is_slower() -> None:
     said = words(measured(100, 40, 40))
     assert "data are the limit: alone, reading gives 0.4 times" in said
     assert "without work 60 % of the time" in said
-    assert "reading needs 5 CPUs (1 node of 8); it used 2 CPUs" in said
+    assert "reading needs 5 CPUs (1 node of 8 CPUs); it used 2 CPUs" in said
 
 
 def test_the_device_is_the_limit_where_training_alone_is_slower() -> None:
