@@ -63,6 +63,7 @@ def main() -> None:
         command = [*as_root(), sys.executable, __file__, str(folder), "--inside"]
         sys.exit(subprocess.run(command, check=False).returncode)
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ.pop("RAY_ADDRESS", None)  # Ray would ask that cluster, whatever address it is given
     rows: list[Row] = []
     with network(), store() as bucket, cluster(folder):
         for row in exercise(folder, bucket):
@@ -293,7 +294,7 @@ def on_host(number: int, command: list[str]) -> list[str]:
 def environment() -> dict[str, str]:
     from hpa_ray import cluster
 
-    own = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "http_proxy", "https_proxy")}
+    own = {key: value for key, value in os.environ.items() if key not in ("http_proxy", "https_proxy")}
     return own | cluster.ENVIRONMENT | {"RAY_AUTH_MODE": "disabled"}
 
 

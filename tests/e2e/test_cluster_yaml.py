@@ -1,7 +1,6 @@
 """cluster.yaml: Ray takes it, and its node types come when a job needs them, do what they are for, and go."""
 
 import copy
-import os
 import subprocess
 import sys
 import tempfile
@@ -89,9 +88,12 @@ def test_the_head_says_what_may_come_and_no_node_is_open_to_the_world() -> None:
     assert "--dashboard-host=127.0.0.1" in commands
 
 
-def test_nodes_start_for_a_job_do_what_they_are_for_and_go(cloud: Cloud, atlas: Path, tmp_path: Path) -> None:
+def test_nodes_start_for_a_job_do_what_they_are_for_and_go(
+    cloud: Cloud, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.util.state import list_actors, list_tasks
 
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # Ray would ask that cluster, whatever address it is given
     submit = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", cloud.dashboard]
     job = [
         *(
@@ -109,14 +111,13 @@ def test_nodes_start_for_a_job_do_what_they_are_for_and_go(cloud: Cloud, atlas: 
             "run.name=cloud",
         ),
     ]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     with Watch(cloud) as watch:
         assert watch.look() == {"head": 1}
         # no --working-dir: the nodes share this machine's folder for it, and each would empty it when it goes
         command = [*submit, "--", *job]
         end = time.monotonic() + 60
         while True:
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=400)
             if "No available agent" not in done.stderr or time.monotonic() > end:  # the head has just started
                 break
             time.sleep(1)
