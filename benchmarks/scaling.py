@@ -24,11 +24,11 @@ from object_store import ACCESS_KEY, REGION, SECRET_KEY, Faults, ObjectStore, ob
 
 from hpa_ray import cluster
 from hpa_ray.cli.main import main as hpa_ray
+from hpa_ray.cluster.placement import LABELS, Role
 from hpa_ray.config import load_config
 from hpa_ray.stream import Data, EpochOrder, Place, Sampling, Schedule, Steps, open_data, ray_feed
 
 NUM_IMAGES, SIDE, BATCH = 64, 64, 8
-LABELS = {"data": {"ray-subcluster": "data"}, "training": {"hpa-ray/role": "training"}}
 STORE = {"object_store_memory": 80 * 2**20}
 
 
@@ -145,7 +145,7 @@ def driver_of(words: list[str], address: str) -> tuple[float, float, float]:
 
 
 @contextmanager
-def nodes(**count_of: int) -> Iterator[str]:
+def nodes(data: int = 0, training: int = 0) -> Iterator[str]:
     """A head without CPUs, and nodes of one CPU with each role; the address of the cluster."""
     for name, value in cluster.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -155,9 +155,10 @@ def nodes(**count_of: int) -> Iterator[str]:
     head: dict[str, Any] = {"num_cpus": 0, "include_dashboard": False, **STORE}
     started = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for role, count in count_of.items():
+        counts: dict[Role, int] = {"data": data, "training": training}
+        for role, count in counts.items():
             for _ in range(count):
-                started.add_node(num_cpus=1, labels=LABELS[role], **STORE)
+                started.add_node(num_cpus=1, labels=dict([LABELS[role]]), **STORE)
         os.environ["RAY_ADDRESS"] = started.address
         yield started.address
     finally:
