@@ -29,10 +29,27 @@ PREDICTION_ROW = pa.schema(
     [
         ("image_id", pa.string()),
         ("probabilities", pa.list_(pa.float32(), NUM_CLASSES)),
-        ("labels", LABELS),
+        ("labels", LABELS),  # predicted
         ("model", pa.string()),
+        ("thresholds", pa.list_(pa.float32(), NUM_CLASSES)),
+        ("truth", LABELS),  # null where not known
     ]
 )
+EMBEDDING_ROW = pa.schema([("image_id", pa.string()), ("truth", LABELS), ("embedding", pa.list_(pa.float32()))])
+"""What the last layer of a model sees of an image."""
+GALLERY_ROW = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("kind", pa.string()),  # best, worst, surprising, label_error
+        ("class", pa.int8()),  # the one the image is an example of
+        ("probability", pa.float32()),  # of that class
+        ("threshold", pa.float32()),
+        ("truth", LABELS),
+        ("labels", LABELS),  # predicted
+        ("picture", pa.binary()),  # JPEG: stains merged, each stain, where the model looked, side by side
+    ]
+)
+"""An image that says something about a model, and how it looks."""
 
 
 def shard_row(num_channels: int, image_size: int) -> pa.Schema:

@@ -67,8 +67,9 @@ def write_results(
     model: str,
 ) -> None:
     """predictions_<part>.parquet and the per-class table of a part."""
-    labels = [np.flatnonzero(row).tolist() for row in probabilities >= thresholds]
-    write_parquet(folder.path(f"predictions_{part}.parquet"), prediction_table(ids, probabilities, labels, model))
+    labels, truth = class_lists(probabilities >= thresholds), class_lists(targets)
+    table = prediction_table(ids, probabilities, labels, model, thresholds=thresholds, truth=truth)
+    write_parquet(folder.path(f"predictions_{part}.parquet"), table)
     columns = per_class(probabilities, targets, thresholds)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -80,12 +81,30 @@ def write_results(
 
 
 def prediction_table(
-    ids: Sequence[str], probabilities: np.ndarray, labels: Sequence[Sequence[int]], model: str
+    ids: Sequence[str],
+    probabilities: np.ndarray,
+    labels: Sequence[Sequence[int]],
+    model: str,
+    *,
+    thresholds: np.ndarray,
+    truth: Sequence[Sequence[int]] | None = None,
 ) -> pa.Table:
-    """Follows schema.PREDICTION_ROW."""
-    values = pa.FixedSizeListArray.from_arrays(pa.array(probabilities.astype(np.float32).ravel()), NUM_CLASSES)
-    columns = [pa.array(ids, pa.string()), values, pa.array(labels, PREDICTION_ROW.field("labels").type)]
-    columns.append(pa.array([model] * len(ids), pa.string()))
-    return pa.table(
-        [column.cast(field.type) for column, field in zip(columns, PREDICTION_ROW, strict=True)], schema=PREDICTION_ROW
-    )
+    """Follows schema.PREDICTION_ROW; (N, K) probabilities, (K,) thresholds."""
+
+    def rows(values_NK: np.ndarray) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values_NK.astype(np.float32).ravel()), NUM_CLASSES)
+
+    columns = {
+        "image_id": list(ids),
+        "probabilities": rows(probabilities),
+        "labels": list(labels),
+        "model": [model] * len(ids),
+        "thresholds": rows(np.broadcast_to(thresholds, np.shape(probabilities))),
+        "truth": [None] * len(ids) if truth is None else list(truth),
+    }
+    return pa.Table.from_pydict(columns, schema=PREDICTION_ROW)
+
+
+def class_lists(chosen_NK: np.ndarray) -> list[list[int]]:
+    """(N, K) of 0 and 1 -> class numbers, a list per image."""
+    return [np.flatnonzero(row).tolist() for row in chosen_NK]

@@ -101,10 +101,12 @@ def predict(invocation: Invocation) -> dict[str, Any]:
             on_rejects=check,
         )
     rejects += found.rejects
-    labels = labels_of(found.probabilities_NK, np.asarray(shipped.card.thresholds))
+    thresholds = np.asarray(shipped.card.thresholds)
+    labels = labels_of(found.probabilities_NK, thresholds)
     names = [ids[row] for row in found.rows_N]
     write_parquet(
-        join(output, "predictions.parquet"), prediction_table(names, found.probabilities_NK, labels, shipped.card.run)
+        join(output, "predictions.parquet"),
+        prediction_table(names, found.probabilities_NK, labels, shipped.card.run, thresholds=thresholds),
     )
     by_id = dict(zip(names, labels, strict=True))
     order = wanted if wanted is not None else sorted(names + [reject.image_id for reject in rejects])

@@ -55,6 +55,17 @@ class Classifier(nn.Module):
         logits_BK: Tensor = self.backbone(self.normalized(images_BCSS))
         return logits_BK
 
+    def with_embedding(self, images_BCSS: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as in forward -> (B, K) logits and (B, F) float32, what the last layer sees, without its dropout."""
+        seen: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+        try:
+            logits_BK = self(images_BCSS)
+        finally:
+            handle.remove()
+        features = seen[0].float()
+        return logits_BK, features.mean((2, 3)) if features.ndim == 4 else features
+
     def normalized(self, images_BCSS: Tensor) -> Tensor:
         """(B, C, S, S) as in forward -> float32 with about zero mean and unit variance, what the backbone sees."""
         x = images_BCSS.float() / 255

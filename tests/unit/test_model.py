@@ -318,3 +318,16 @@ def test_six_layers_are_as_large_as_they_say() -> None:
     with torch.device("meta"):
         model = make("mlp6", stains=3, side=512)
     assert f"{sum(p.numel() for p in model.parameters()):,}" in str(type(model.backbone).__doc__)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "vit_b_32", "mlp6", "densenet121"])
+def test_the_embedding_is_what_the_last_layer_sees(name: str) -> None:
+    model = make(name, dropout=0.5).eval()
+    shown = images(3)
+    with torch.inference_mode():
+        logits, embedding = model.with_embedding(shown)
+        assert torch.equal(logits, model(shown))
+        assert embedding.shape == (3, model.head.weight.shape[1])
+        assert embedding.dtype == torch.float32
+        again = embedding @ model.head.weight.flatten(1).T + model.head.bias
+    assert torch.allclose(again, logits, atol=1e-4)
