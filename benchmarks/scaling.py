@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--latency", type=float, default=0.5, help="seconds until the store answers a GET")
+    parser.add_argument("--latency", type=float, default=1.0, help="seconds until the store answers a GET")
     parser.add_argument("--seconds", type=float, default=25.0, help="of each measurement of reading")
     options = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -54,7 +54,8 @@ def main() -> None:
 
 
 def reading(atlas: Path, counts: list[int], latency: float, seconds: float) -> list[str]:
-    lines = [f"| data nodes, store {latency:g} s away | images/s | of linear | CPU s per image |", "| --- " * 4 + "|"]
+    head = f"| data nodes, store {latency:g} s away | images/s | of linear | CPU s per image | task, s |"
+    lines = [f"{head} tasks of a node at a time |", "| --- " * 6 + "|"]
     first = 0.0
     with object_store() as store:
         fill(store, atlas)
@@ -62,9 +63,12 @@ def reading(atlas: Path, counts: list[int], latency: float, seconds: float) -> l
         data = open_there(store, atlas)
         for count in counts:
             with nodes(data=count):
-                rate, cpu_s = rate_of(data, seconds)
+                rate, cpu_s, task_s, task_rate = rate_of(data, seconds)
             first = first or rate / count
-            lines.append(f"| {count} | {rate:.1f} | {rate / (first * count):.0%} | {cpu_s:.3f} |")
+            at_once = task_s * task_rate / count
+            lines.append(
+                f"| {count} | {rate:.1f} | {rate / (first * count):.0%} | {cpu_s:.3f} | {task_s:.2f} | {at_once:.2f} |"
+            )
             print(lines[-1], flush=True)
     return lines
 
@@ -86,8 +90,9 @@ def open_there(store: ObjectStore, atlas: Path) -> Data:
     return open_data(config)
 
 
-def rate_of(data: Data, seconds: float) -> tuple[float, float]:
-    """Images a second after the first ten tasks, and CPU seconds of all processes of the machine per image."""
+def rate_of(data: Data, seconds: float) -> tuple[float, float, float, float]:
+    """Images a second after the first ten tasks, and CPU seconds of all processes of the machine per image; seconds of
+    a task that reads, from Ray's own notes, and how many of them end in a second."""
     cluster.start_ray()
     rows = data.parts["train"]
     steps, order = Steps(len(rows), BATCH, 1), EpochOrder(len(rows), 0, chunk_rows=4)
@@ -101,7 +106,18 @@ def rate_of(data: Data, seconds: float) -> tuple[float, float]:
         if began and time.monotonic() - began > seconds:
             break
     elapsed = time.monotonic() - began
-    return images / elapsed, (busy_s() - busy) / images
+    return images / elapsed, (busy_s() - busy) / images, *tasks_of(elapsed)
+
+
+def tasks_of(seconds: float) -> tuple[float, float]:
+    """Mean seconds of the reading tasks that ended in the last so many seconds, and how many in a second."""
+    import ray
+
+    time.sleep(2)  # until the notes of the last tasks have come
+    found = [event for event in ray.timeline() if event["cat"] == "task::ReadBatches"]
+    last = max(event["ts"] + event["dur"] for event in found)
+    taken = [event["dur"] / 1e6 for event in found if event["ts"] + event["dur"] > last - seconds * 1e6]
+    return sum(taken) / len(taken), len(taken) / seconds
 
 
 def busy_s() -> float:

@@ -23,6 +23,9 @@ from hpa_ray.stream.schedule import Batch, Item, Items
 TASK_BYTES = 32 * 2**20
 """Pixels a Ray Data task reads at a time: small batches share a task, whose start costs some ms."""
 ITEMS_PER_TASK = 16
+CPUS_PER_TASK = 0.5
+"""Two tasks to a CPU: Ray Data looks ten times a second for tasks that are over and starts the next 0.15 to 0.2 s
+later. A CPU with one task would have nothing to do meanwhile: with tasks of 0.4 s for a third of the time."""
 PIPELINE_TASKS, OVERLAP_TASKS = 1000, 50
 """Of one pipeline of Ray Data, and those that are left of it when the next is started."""
 
@@ -84,7 +87,7 @@ def _blocks(reference: Any, per_task: int, tasks: range) -> Any:
     context = cluster.data_context(in_order=True)
     context.execution_no_progress_timeout_s = -1  # long steps and long validations are no hang: see train/watchdog
     with _building, ray.data.DataContext.current(context):
-        return ray.data.read_datasource(Batches(), override_num_blocks=len(tasks))
+        return ray.data.read_datasource(Batches(), override_num_blocks=len(tasks), num_cpus=CPUS_PER_TASK)
 
 
 def _read_blocks(reference: Any, per_task: int, number: int) -> list[pa.Table]:
