@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpa_ray.metrics.scores import average_precision, rank
+from hpa_ray.metrics.ranking import average_precision, rank
 from hpa_ray.tune.effects import LEVEL, TOLERANCE
 from hpa_ray.tune.study import Trial
 
