@@ -72,7 +72,10 @@ def bootstrap(
     if resamples < 2:
         raise ValueError(f"{resamples=} have no spread: use 2 or more, 1000 for an interval to report")
     part = _Part(probabilities, targets, predicted_tuned_NK, rare_K, table_NK)
-    blocks = [part.scores(weight_RN) for weight_RN in resampled_weights(part.num_images, resamples, seed=seed)]
+    blocks = [
+        part.scores(weight_RN)
+        for weight_RN in resampled_weights(part.num_images, resamples, np.random.default_rng(seed))
+    ]
     found = {name: _interval(np.concatenate([scores[name] for scores, _ in blocks])) for name in blocks[0][0]}
     classes = {name: _interval(np.concatenate([table[name] for _, table in blocks])) for name in blocks[0][1]}
     return Bootstrap(
@@ -89,16 +92,15 @@ def count_intervals(
     check_same_shape("predictions", predicted_NK.shape, target_NK.shape)
     counted = np.concatenate([predicted_NK & target_NK, predicted_NK, target_NK], axis=1).astype(np.float32)
     blocks = []
-    for weight_RN in resampled_weights(len(target_NK), resamples, seed=seed):
+    for weight_RN in resampled_weights(len(target_NK), resamples, np.random.default_rng(seed)):
         hits, predicted, support = np.split((weight_RN @ counted).astype(np.float64), 3, axis=1)
         blocks.append(count_scores(hits, predicted, support))
     ends = {name: _interval(np.concatenate([block[name] for block in blocks])) for name in blocks[0]}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items() if not np.isnan(low)}
 
 
-def resampled_weights(num_images: int, resamples: int, *, seed: int = 0) -> Iterator[np.ndarray]:
+def resampled_weights(num_images: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """(R, N) float32 in blocks: how often each of N images comes when N are drawn with repeats, R times."""
-    rng = np.random.default_rng(seed)
     size = max(1, min(MAX_BLOCK, BLOCK_CELLS // num_images))
     for start in range(0, resamples, size):
         weight_RN = np.empty((min(size, resamples - start), num_images), np.float32)

@@ -46,7 +46,7 @@ def assert_equal_scores(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
 def test_weighted_scores_are_those_of_repeated_rows(seed: int) -> None:
     probabilities, targets, tuned = drawn(40, seed=seed)
     rare = np.array([False, False, True, True, True, True])
-    weights = np.concatenate(list(resampled_weights(40, 30, seed=seed)))
+    weights = np.concatenate(list(resampled_weights(40, 30, np.random.default_rng(seed))))
     assert (weights.sum(axis=1) == 40).all()
     got = weighted_scores(probabilities, targets, tuned, rare, weights)
     assert_equal_scores(got, slowly(probabilities, targets, tuned, rare, weights))
@@ -58,7 +58,8 @@ def test_also_in_degenerate_cases(data: st.DataObject, shape: tuple[int, int]) -
     probabilities = data.draw(hnp.arrays(np.float64, shape, elements=FEW))
     targets, tuned = (data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 1))) for _ in range(2))
     rare = data.draw(hnp.arrays(np.bool_, shape[1]))
-    weights = np.concatenate(list(resampled_weights(shape[0], 5, seed=data.draw(st.integers(0, 9)))))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    weights = np.concatenate(list(resampled_weights(shape[0], 5, rng)))
     expected = slowly(probabilities, targets, tuned.astype(bool), rare, weights)
     assert_equal_scores(weighted_scores(probabilities, targets, tuned, rare, weights), expected)
 
@@ -66,7 +67,7 @@ def test_also_in_degenerate_cases(data: st.DataObject, shape: tuple[int, int]) -
 def test_intervals_are_the_quantiles_of_the_defined_resamples() -> None:
     probabilities, targets, tuned = drawn(30, seed=5)
     rare = np.array([False, False, False, False, True, True])
-    weights = np.concatenate(list(resampled_weights(30, 200, seed=3)))
+    weights = np.concatenate(list(resampled_weights(30, 200, np.random.default_rng(3))))
     got = bootstrap(probabilities, targets, tuned, rare, resamples=200, seed=3)
     assert got.scores == intervals(probabilities, targets, tuned, rare, resamples=200, seed=3)
     expected = slowly(probabilities, targets, tuned, rare, weights)
