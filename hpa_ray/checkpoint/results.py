@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,35 @@ import pyarrow as pa
 
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
-from hpa_ray.metrics import constant_floor, cross_fit, per_class, score, score_predictions
+from hpa_ray.metrics import (
+    Fit,
+    constant_floor,
+    cross_fit,
+    fill_empty,
+    larger_is_better,
+    per_class,
+    score,
+    score_predictions,
+    tune_thresholds,
+)
+from hpa_ray.metrics.ranking import average_precision, rank
 from hpa_ray.schema import PREDICTION_ROW
 from hpa_ray.storage import write_parquet
 
+ENDS = {
+    "f1_low": ("f1", 0),
+    "f1_high": ("f1", 1),
+    "ap_low": ("average_precision", 0),
+    "ap_high": ("average_precision", 1),
+}
+"""Last columns of the per-class table: a score and which end of its interval; empty while a run goes on."""
 
-def scores_of(probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str], rare_K: np.ndarray) -> dict[str, Any]:
-    """Scores at threshold 0.5 and, as `_tuned`, at per-class thresholds tuned on other images (cross-fitted)."""
-    return all_scores(probabilities, targets, cross_fit(probabilities, targets, ids), rare_K)
+
+def scores_of(
+    probabilities: np.ndarray, targets: np.ndarray, ids: Sequence[str], rare_K: np.ndarray, fit: Fit = tune_thresholds
+) -> dict[str, Any]:
+    """Scores at threshold 0.5 and, as `_tuned`, at thresholds that `fit` found on other images (cross-fitted)."""
+    return all_scores(probabilities, targets, cross_fit(probabilities, targets, ids, fit=fit), rare_K)
 
 
 def all_scores(
@@ -26,16 +47,20 @@ def all_scores(
     """Scores at threshold 0.5 and, as `_tuned`, of the given (N, K) decisions; `_rare` are means over rare classes.
 
     rare_K: bool. Of them, those without an image here are left out; num_rare_classes says how many remain.
+    macro_f1_filled: of the given decisions where the num_filled images without any have their most probable class, as
+    `predict` gives it.
     """
     scores = score(probabilities, targets)
     scores |= {f"{name}_tuned": value for name, value in score_predictions(tuned_NK, targets).items()}
+    filled = score_predictions(fill_empty(probabilities, tuned_NK), targets)
+    scores |= {"macro_f1_filled": filled["macro_f1"], "num_filled": int((~np.asarray(tuned_NK).any(axis=1)).sum())}
     there_K = rare_K & targets.any(axis=0)
     scores |= {"macro_f1_rare": None, "macro_f1_rare_tuned": None, "map_rare": None}
     if there_K.any():
-        half = score(probabilities[:, there_K], targets[:, there_K])
-        tuned = score_predictions(tuned_NK[:, there_K], targets[:, there_K])
-        scores |= {"macro_f1_rare": half["macro_f1"], "map_rare": half["map"]}
-        scores |= {"macro_f1_rare_tuned": tuned["macro_f1"]}
+        rare = probabilities[:, there_K], targets[:, there_K]
+        scores["macro_f1_rare"] = score_predictions(rare[0] >= 0.5, rare[1])["macro_f1"]
+        scores["macro_f1_rare_tuned"] = score_predictions(tuned_NK[:, there_K], rare[1])["macro_f1"]
+        scores["map_rare"] = float(average_precision(rank(*rare)).mean())
     return scores | {"num_rare_classes": int(there_K.sum())}
 
 
@@ -43,7 +68,7 @@ def selectable() -> dict[str, bool]:
     """Scores of the validation part by which an epoch can be chosen, and whether larger ones are better."""
     zeros = np.zeros((2, NUM_CLASSES))
     names = scores_of(zeros, zeros.astype(np.uint8), ["a", "b"], np.zeros(NUM_CLASSES, bool))
-    return {name: "loss" not in name for name in ("val_loss", *names) if not name.startswith("num_")}
+    return {"val_loss": False} | {name: larger_is_better(name) for name in names if not name.startswith("num_")}
 
 
 def floor_scores(targets: np.ndarray) -> dict[str, float | None]:
@@ -65,19 +90,48 @@ def write_results(
     targets: np.ndarray,
     thresholds: np.ndarray,
     model: str,
+    ends: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """predictions_<part>.parquet and the per-class table of a part."""
+    """predictions_<part>.parquet and the per-class table of a part.
+
+    ends: of metrics.Bootstrap.classes, (K, 2) by column of the table.
+    """
     labels, truth = class_lists(probabilities >= thresholds), class_lists(targets)
     table = prediction_table(ids, probabilities, labels, model, thresholds=thresholds, truth=truth)
     write_parquet(folder.path(f"predictions_{part}.parquet"), table)
     columns = per_class(probabilities, targets, thresholds)
+    rows = [
+        {"class": k, "name": name} | {column: _cell(values[k]) for column, values in columns.items()}
+        for k, name in enumerate(CLASS_NAMES)
+    ]
+    _write_class_table(folder, part, rows, ends)
+
+
+def add_intervals(folder: RunFolder, part: str, ends: Mapping[str, np.ndarray]) -> None:
+    """Fill in what the per-class table of a part was written without."""
+    rows = list(csv.DictReader(io.StringIO(folder.read_text(_class_table(part)))))
+    _write_class_table(folder, part, rows, ends)
+
+
+def _write_class_table(
+    folder: RunFolder, part: str, rows: Sequence[dict[str, Any]], ends: Mapping[str, np.ndarray] | None
+) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "name", *columns])
-    for k, name in enumerate(CLASS_NAMES):
-        cells = [float(column[k]) for column in columns.values()]
-        writer.writerow([k, name, *("" if np.isnan(cell) else f"{cell:.6g}" for cell in cells)])
-    folder.write_text("per_class.csv" if part == "val" else f"per_class_{part}.csv", text.getvalue())
+    names = [*(name for name in rows[0] if name not in ENDS), *ENDS]
+    writer = csv.DictWriter(text, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    for k, row in enumerate(rows):
+        of_class = {} if ends is None else {name: _cell(ends[column][k, end]) for name, (column, end) in ENDS.items()}
+        writer.writerow(row | of_class)
+    folder.write_text(_class_table(part), text.getvalue())
+
+
+def _class_table(part: str) -> str:
+    return "per_class.csv" if part == "val" else f"per_class_{part}.csv"
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{float(value):.6g}"
 
 
 def prediction_table(

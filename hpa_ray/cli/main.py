@@ -38,7 +38,8 @@ VERBS = {
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
 MORE_SECTIONS = {
-    "train": ("optim", "train", "run"),
+    "evaluate": ("thresholds",),
+    "train": ("optim", "train", "thresholds", "run"),
     "doctor": ("train", "run"),
     "bench": ("model", "loss", "augment", "optim", "train"),
     "tune": ("model", "optim", "train", "run"),

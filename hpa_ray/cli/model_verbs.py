@@ -7,16 +7,18 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from hpa_ray.checkpoint.model_file import load_model
+from hpa_ray.checkpoint.judge import THRESHOLDS_FILE
+from hpa_ray.checkpoint.model_file import MODEL_FILE, load_model, save_model
 from hpa_ray.checkpoint.results import prediction_table
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
 from hpa_ray.cli.setup import has_data, resolve, with_atlas
-from hpa_ray.config import Config, load_config
+from hpa_ray.config import Config, dump_config, load_config
 from hpa_ray.errors import InputError
 from hpa_ray.evaluate import evaluate as evaluate_model
 from hpa_ray.ingest import ImageSource
 from hpa_ray.manifest import build_manifest, check_ceiling, list_folder, problem_lines, read_ids
+from hpa_ray.metrics import RULES
 from hpa_ray.predict import infer, labels_of, write_submission
 from hpa_ray.progress import console
 from hpa_ray.schema import Reject, rejected_table
@@ -31,7 +33,10 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
     if run is None:
         raise InputError("evaluate needs evaluate.run=RUN_FOLDER (or a model.safetensors)")
     shipped = load_model(absolute(run))
-    config = resolve(invocation, base=_trained_with(run, shipped.card.config))
+    trained = _trained_with(run, shipped.card.config)
+    config = resolve(invocation, base=trained)
+    part = config.evaluate.part
+    _check_thresholds(config, trained)
     if shipped.card.channels != config.data.channels:
         raise InputError(
             f"data.channels = {','.join(config.data.channels)}, the model takes {','.join(shipped.card.channels)}"
@@ -42,17 +47,64 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
             f"the images are of {data.source.image_size} px, the model takes {shipped.card.image_size} px: prepare "
             f"them again with data.image_size={shipped.card.image_size}"
         )
-    part = config.evaluate.part
     rows = np.arange(len(data.image_ids)) if part == "all" else data.parts.get(part, np.empty(0, np.int64))
     if not len(rows):
         raise InputError(f"evaluate.part = {part}: the data has no images in it")
     folder = RunFolder(config.evaluate.output or (os.path.dirname(run) if run.endswith(".safetensors") else run))
+
+    def store(thresholds: np.ndarray) -> None:
+        text = dump_config(trained.model_copy(update={"thresholds": config.thresholds}))
+        card = shipped.card.model_copy(update={"thresholds": tuple(thresholds.tolist()), "config": text})
+        save_model(absolute(run) if run.endswith(".safetensors") else join(run, MODEL_FILE), shipped.model, card)
+
     with console.progress("evaluate", len(rows)) as show:
-        summary = evaluate_model(config, shipped, data, rows, part=part, folder=folder, on_progress=show)
+        summary = evaluate_model(
+            config,
+            shipped,
+            data,
+            rows,
+            part=part,
+            folder=folder,
+            stored=trained.thresholds.rule,
+            store=store if config.evaluate.store_thresholds else None,
+            on_progress=show,
+        )
     for name, value in summary.items():
-        console.say(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
+        if name != "intervals":
+            ends = summary["intervals"].get(name)
+            sure = f"   {ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
+            console.say(f"{name:<34}{value:.4f}{sure}" if isinstance(value, float) else f"{name:<34}{value}")
+    if part == "val":
+        _say_rules(folder.read_json(THRESHOLDS_FILE))
+    if config.evaluate.store_thresholds:
+        console.say(f"stored in the model file: thresholds by rule {config.thresholds.rule}")
     console.say(f"written: {folder.uri}/summary_{part}.json and predictions_{part}.parquet")
     return summary
+
+
+def _check_thresholds(config: Config, trained: Config) -> None:
+    """Raises InputError where thresholds are to be found on images that are there to judge them."""
+    part = config.evaluate.part
+    if config.evaluate.store_thresholds and part != "val":
+        raise InputError(
+            f"evaluate.store_thresholds=true with evaluate.part = {part}: thresholds are found on the validation part "
+            "alone, so that others stay unseen - add evaluate.part=val"
+        )
+    if config.thresholds != trained.thresholds and part != "val":
+        raise InputError(
+            f"thresholds.* does nothing with evaluate.part = {part}, which is judged with the stored thresholds - "
+            "first store others by evaluate.part=val evaluate.store_thresholds=true"
+        )
+
+
+def _say_rules(rules: dict[str, Any]) -> None:
+    console.say("threshold rules, each image judged with thresholds found on others:")
+    console.say("               macro F1   95 % interval      micro F1")
+    for rule in RULES:
+        found = rules[rule]
+        ends = f"{found['macro_f1_low']:.3f} to {found['macro_f1_high']:.3f}"
+        mark = "  (stored)" if rule == rules["stored"] else ""
+        console.say(f"  {rule:<12}{found['macro_f1']:>9.3f}   {ends:<16}{found['micro_f1']:>11.3f}{mark}")
 
 
 def _trained_with(run: str, text: str) -> Config:

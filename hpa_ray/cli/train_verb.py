@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from hpa_ray import cluster
+from hpa_ray.checkpoint.judge import close_run
 from hpa_ray.checkpoint.results import selectable
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
@@ -117,7 +118,9 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
     if summary["status"] == "running":  # train.stop_epoch
         summary["status"] = "stopped"
         console.say(f"stopped after {summary['epochs']} of {config.train.epochs} epochs; run.resume=true goes on")
-    summary |= _test(config, data, folder)
+    of_val = close_run(folder, config.thresholds, rare_K=data.rare_K, shares_K=data.shares_K).scores
+    of_test = _test(config, data, folder)
+    summary |= of_test | {"intervals": of_val | of_test.get("intervals", {})}
     summary |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1)}
     folder.write_json("summary.json", summary)
     _say_result(summary, folder)
@@ -135,11 +138,12 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
     shipped = load_model(folder.uri)
     with console.progress("test", len(rows)) as show:
         scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)
-    return {
+    flat = {
         f"test_{name}": value
         for name, value in scores.items()
         if value is None or isinstance(value, float) or name.startswith("num_")
     }
+    return flat | {"intervals": {f"test_{name}": ends for name, ends in scores["intervals"].items()}}
 
 
 def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:
@@ -200,12 +204,13 @@ def claim(
             "choose another run.name, or go on with it by run.resume=true"
         )
     try:
-        before = _flat(yaml.safe_load(folder.read_text("config.yaml")))
+        stored = yaml.safe_load(folder.read_text("config.yaml"))
+        before = _flat({"thresholds": Config().thresholds.model_dump()} | stored)  # of version 0.1 there was one rule
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder.uri}/config.yaml: damaged - choose another run.name") from error
     now = _flat(yaml.safe_load(text))
     ignored = (*MAY_DIFFER, *may_differ, *(PLACES if dry else ()))
-    sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run", *more)
+    sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "thresholds", "run", *more)
     keys = [key for key in now if key not in ignored and key.split(".")[0] in sections]
     changed = [f"{key}: {before.get(key)} there, {now[key]} here" for key in keys if before.get(key) != now[key]]
     if changed:
@@ -261,15 +266,24 @@ def _say_result(summary: dict[str, Any], folder: RunFolder) -> None:
     console.say()
     console.say(f"{'test' if part else 'validation'} part, {summary[f'{part}num_images']} images:")
     present = summary[f"{part}num_present_classes"]
-    of_present = f"  of {present} present classes" if present < NUM_CLASSES else ""
-    console.say(f"                                 macro F1   micro F1{of_present}")
+    of_present = f"                of {present} present classes" if present < NUM_CLASSES else ""
+    console.say(f"                                  macro F1                micro F1{of_present}")
     rows = (
         ("thresholds tuned on validation", "macro_f1_tuned", "micro_f1_tuned", "macro_f1_present_tuned"),
         ("threshold 0.5", "macro_f1", "micro_f1", "macro_f1_present"),
         ("best constant prediction", "floor_macro_f1", "floor_micro_f1", "floor_macro_f1_present"),
     )
     for name, *keys in rows:
-        cells = ["-" if (value := summary[f"{part}{key}"]) is None else f"{value:.3f}" for key in keys]
-        console.say(f"  {name:<30}{cells[0]:>9}  {cells[1]:>9}" + (f"  {cells[2]:>9}" if of_present else ""))
+        cells = [_with_interval(summary, f"{part}{key}") for key in keys[: 3 if of_present else 2]]
+        console.say(f"  {name:<32}{'  '.join(f'{cell:<22}' for cell in cells)}".rstrip())
+    console.say("  (in brackets 95 % intervals: other images of the same kind, the same training)")
     console.say(f"run folder: {folder.uri}")
     console.say(f"next: hpa-ray predict predict.run={folder.uri} data.images=FOLDER predict.output=FOLDER")
+
+
+def _with_interval(summary: dict[str, Any], name: str) -> str:
+    """Such as `0.554 (0.512-0.581)`; the best constant prediction has no interval."""
+    if (value := summary[name]) is None:
+        return "-"
+    ends = summary["intervals"].get(name)
+    return f"{value:.3f}" + (f" ({ends[0]:.3f}-{ends[1]:.3f})" if ends else "")

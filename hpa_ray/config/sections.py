@@ -404,6 +404,18 @@ class TrainConfig(Section):
     """Train only the last layer for so many epochs, then everything."""
 
 
+class ThresholdsConfig(Section):
+    rule: Literal["fixed", "global", "per_class", "share"] = "per_class"
+    """How the thresholds of a model are found on its validation part: `fixed` is thresholds.value for all classes,
+    `global` one for all with the best macro F1, `per_class` the best F1 of each, `share` predicts each class as often
+    as the training part has it."""
+    value: float = Field(0.5, ge=0, le=1)
+    """Of rule `fixed`."""
+    shrinkage: float = Field(0.0, ge=0, le=1e6)
+    """Of rule `per_class`: a class with so many validation images gets a threshold midway (in logits) between its own
+    and the global one, one with fewer is closer to the global one; 0: each has its own."""
+
+
 class TrackConfig(Section):
     pictures: bool = True
     """Draw augmented samples, the model's layers and the curves of the run into its folder figures."""
@@ -509,6 +521,9 @@ class EvaluateConfig(Section):
     """Folder for the results; unset: the run folder."""
     batch_size: int = Field(64, ge=1)
     """Images per step."""
+    store_thresholds: bool = False
+    """With evaluate.part=val: write the model file anew with thresholds that thresholds.rule finds on this part.
+    Without it the rule's score is told (cross-fitted) and the model stays as it is."""
 
 
 class PredictConfig(Section):
@@ -565,6 +580,7 @@ class Config(Section):
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    thresholds: ThresholdsConfig = ThresholdsConfig()
     track: TrackConfig = TrackConfig()
     run: RunConfig = RunConfig()
     tune: TuneConfig = TuneConfig()

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_ray.metrics.scores import Scores, as_binary, score_predictions
+from hpa_ray.metrics.arrays import as_binary
+from hpa_ray.metrics.scores import Scores, score_predictions
 
 
 @dataclass(frozen=True, kw_only=True)

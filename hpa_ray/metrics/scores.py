@@ -1,122 +1,131 @@
-"""Probabilities and truth -> one flat dict of scores, one table per class. Before: evaluate. After: thresholds, report.
+"""Probabilities and truth -> one flat dict of scores, one table per class. Before: ranking. After: intervals, evaluate.
 
 Names end in their axes: N image, K class. A class is predicted where probability >= threshold.
 
 Conventions, for 0/0:
-- F1 of a class that is neither there nor predicted is 0, as in the 2018 competition; `macro_f1` is over all K classes,
-  `macro_f1_present` over the classes with at least one image.
-- An image without labels for which nothing is predicted is right: proportional accuracy and sample F1 count it as 1.
+- F1, precision and recall of a class are 0 where undefined, as in the 2018 competition; the `macro` means are over all
+  K classes, `macro_f1_present` over the classes with at least one image.
+- An image without labels for which nothing is predicted is right: proportional accuracy and sample F1, precision and
+  recall count it as 1. Otherwise the sample precision of an image without a prediction is 0, and so is the sample
+  recall of one without a label.
 - Average precision needs a positive, AUROC a positive and a negative: a class that lacks them is left out of `map` and
   `auroc`, and the number of classes that remain stands beside the mean. A mean over no class is None.
+- Images with no label or with all labels: `ranking.image_rankings` says what they count.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
+from hpa_ray.metrics.arrays import (
+    as_binary,
+    as_pair,
+    as_probabilities,
+    as_thresholds,
+    check_same_shape,
+    mean_where,
+    ratio,
+)
+from hpa_ray.metrics.calibration import class_ece, reliability
+from hpa_ray.metrics.ranking import auroc, average_precision, image_rankings, rank
+
 Scores = dict[str, float | int | None]
 
-
-class Ranking(NamedTuple):
-    """Each class's images by falling probability; images with the same probability form one tie group."""
-
-    score_KN: np.ndarray
-    """float64"""
-    hit_KN: np.ndarray
-    """bool, whether the image at this position has the class"""
-    first_KN: np.ndarray
-    """int, first position of the tie group this position belongs to"""
-    last_KN: np.ndarray
-    """int, its last position"""
+SMALLER_IS_BETTER = frozenset({"hamming_loss", "coverage_error", "ranking_loss", "brier", "ece"})
 
 
-def as_binary(name: str, values: np.ndarray) -> np.ndarray:
-    """(N, K) of 0 and 1, any dtype -> (N, K) bool. Raises ValueError for other shapes or values, or no images."""
-    array = np.asarray(values)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(
-            f"{name} have shape {array.shape}, not (images, classes) with one image or more: pass a row each"
-        )
-    if array.dtype != np.bool_ and not ((array == 0) | (array == 1)).all():
-        wrong = array[(array != 0) & (array != 1)][0]
-        raise ValueError(f"{name} hold {wrong!s}, not only 0 and 1: pass multi-hot rows")
-    return array.astype(np.bool_)
-
-
-def as_probabilities(values: np.ndarray) -> np.ndarray:
-    """(N, K) -> (N, K) float64. Raises ValueError unless every value is a finite number in [0, 1]."""
-    array = np.asarray(values)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(
-            f"probabilities have shape {array.shape}, not (images, classes) with one image or more: pass a row each"
-        )
-    array = array.astype(np.float64)
-    inside = (array >= 0) & (array <= 1)  # NaN is not inside
-    if not inside.all():
-        row, k = np.argwhere(~inside)[0]
-        raise ValueError(
-            f"probability {array[row, k]} at row {row}, class {k} is not within [0, 1]: pass sigmoid outputs, not"
-            " logits; NaN means that training diverged"
-        )
-    return array
-
-
-def check_same_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raises ValueError when `shape` is not the expected one."""
-    if shape != expected:
-        raise ValueError(
-            f"{name} have shape {shape}, expected {expected}: score the same images and classes, one threshold each"
-        )
+def larger_is_better(name: str) -> bool:
+    """Whether a larger value of the score of this name, with or without `_tuned`, is the better one."""
+    return name.removesuffix("_tuned") not in SMALLER_IS_BETTER
 
 
 def apply_thresholds(probabilities: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
     """(N, K) probabilities, (K,) thresholds (0.5 where None) -> (N, K) bool. Raises ValueError as `score` does."""
     probability_NK = as_probabilities(probabilities)
-    return probability_NK >= _as_thresholds(thresholds, probability_NK.shape[1])
+    return probability_NK >= as_thresholds(thresholds, probability_NK.shape[1])
+
+
+def fill_empty(probabilities: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """(N, K) bool: the predictions, and in rows without any the most probable class (the first of equal ones).
+
+    No row of a submission may be empty. Raises ValueError as `score` does.
+    """
+    probability_NK, predicted_NK = as_pair(probabilities, predictions)
+    empty_N = ~predicted_NK.any(axis=1)
+    predicted_NK[empty_N, probability_NK[empty_N].argmax(axis=1)] = True
+    return predicted_NK
 
 
 def score(probabilities: np.ndarray, targets: np.ndarray, thresholds: np.ndarray | None = None) -> Scores:
     """All scores of (N, K) probabilities in [0, 1] against (N, K) targets of 0 and 1.
 
     thresholds: (K,), 0.5 where None.
-    Returns the keys of `score_predictions`, then `map`, `num_map_classes`, `auroc`, `num_auroc_classes`: Python numbers
-    or None. Raises ValueError for non-finite or out-of-range values, shapes that do not match, and for no images.
+    Returns the keys of `score_predictions`, then what needs probabilities: `map`, `num_map_classes`, `auroc`,
+    `num_auroc_classes`; of the order of the classes within images `coverage_error`, `ranking_loss`,
+    `label_ranking_average_precision`; and of the probabilities themselves `brier`, their mean squared distance to 0 and
+    1 (Brier 1950), and `ece`, their pooled calibration error (`reliability`). Python numbers or None.
+    Raises ValueError for non-finite or out-of-range values, shapes that do not match, and for no images.
     """
     ranking = rank(probabilities, targets)
     scores = score_predictions(apply_thresholds(probabilities, thresholds), targets)
-    scores["map"], scores["num_map_classes"] = _mean_where_defined(average_precision(ranking))
-    scores["auroc"], scores["num_auroc_classes"] = _mean_where_defined(auroc(ranking))
+    for name, value_K in (("map", average_precision(ranking)), ("auroc", auroc(ranking))):
+        defined_K = ~np.isnan(value_K)
+        scores[name] = _plain(mean_where(value_K, defined_K))
+        scores[f"num_{name}_classes"] = int(defined_K.sum())
+    scores |= {name: float(value_N.mean()) for name, value_N in image_rankings(probabilities, targets).items()}
+    probability_NK, target_NK = as_pair(probabilities, targets)
+    scores["brier"] = float(np.square(probability_NK - target_NK).mean())
+    scores["ece"] = reliability(probability_NK, target_NK).ece
     return scores
 
 
 def score_predictions(predictions: np.ndarray, targets: np.ndarray) -> Scores:
     """The scores that need decisions only: (N, K) predictions and targets of 0 and 1 -> Python numbers or None.
 
-    Keys: macro_f1, micro_f1, precision_micro, recall_micro, exact_match, proportional_accuracy (mean over images of
-    |Y and Z| / |Y or Z|), sample_f1, hamming_loss, macro_f1_present, num_present_classes.
+    Keys: those of `count_scores`, then the means of `image_scores`, then num_present_classes.
     Raises ValueError for values other than 0 and 1, shapes that do not match, and for no images.
     """
     predicted_NK, target_NK = as_binary("predictions", predictions), as_binary("targets", targets)
     check_same_shape("predictions", predicted_NK.shape, target_NK.shape)
-    hit_NK = predicted_NK & target_NK
-
-    hits_K, predicted_K, support_K = (x.sum(axis=0) for x in (hit_NK, predicted_NK, target_NK))
-    f1_K = _ratio(2 * hits_K, predicted_K + support_K, empty=0.0)
-    present_K = support_K > 0
-    hits, predicted, support = hits_K.sum(), predicted_K.sum(), support_K.sum()
-
-    hits_N, predicted_N, support_N = (x.sum(axis=1) for x in (hit_NK, predicted_NK, target_NK))
+    counts = (x.sum(axis=0) for x in (predicted_NK & target_NK, predicted_NK, target_NK))
     return {
-        "macro_f1": float(f1_K.mean()),
-        "micro_f1": float(_ratio(2 * hits, predicted + support, empty=0.0)),
-        "precision_micro": float(_ratio(hits, predicted, empty=0.0)),
-        "recall_micro": float(_ratio(hits, support, empty=0.0)),
-        "exact_match": float((predicted_NK == target_NK).all(axis=1).mean()),
-        "proportional_accuracy": float(_ratio(hits_N, predicted_N + support_N - hits_N, empty=1.0).mean()),
-        "sample_f1": float(_ratio(2 * hits_N, predicted_N + support_N, empty=1.0).mean()),
-        "hamming_loss": float((predicted_NK != target_NK).mean()),
-        "macro_f1_present": float(f1_K[present_K].mean()) if present_K.any() else None,
-        "num_present_classes": int(present_K.sum()),
+        **{name: _plain(value) for name, value in count_scores(*counts).items()},
+        **{name: float(value_N.mean()) for name, value_N in image_scores(predicted_NK, target_NK).items()},
+        "num_present_classes": int(target_NK.any(axis=0).sum()),
+    }
+
+
+def count_scores(hits_K: np.ndarray, predicted_K: np.ndarray, support_K: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores that need of every class only how many images have it, are predicted to, and both; (..., K) -> (...).
+
+    macro_f1, micro_f1, precision_macro, recall_macro, precision_micro, recall_micro, macro_f1_present; NaN where
+    undefined.
+    """
+    f1_K = ratio(2 * hits_K, predicted_K + support_K, empty=0.0)
+    hits, predicted, support = (x.sum(axis=-1) for x in (hits_K, predicted_K, support_K))
+    return {
+        "macro_f1": f1_K.mean(axis=-1),
+        "micro_f1": ratio(2 * hits, predicted + support, empty=0.0),
+        "precision_macro": ratio(hits_K, predicted_K, empty=0.0).mean(axis=-1),
+        "recall_macro": ratio(hits_K, support_K, empty=0.0).mean(axis=-1),
+        "precision_micro": ratio(hits, predicted, empty=0.0),
+        "recall_micro": ratio(hits, support, empty=0.0),
+        "macro_f1_present": mean_where(f1_K, support_K > 0),
+    }
+
+
+def image_scores(predicted_NK: np.ndarray, target_NK: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores that are means over images of (N,) float64 values: (N, K) bool arrays -> those values.
+
+    exact_match, proportional_accuracy (|Y and Z| / |Y or Z|), sample_f1, sample_precision, sample_recall, hamming_loss.
+    """
+    hits_N, predicted_N, support_N = (x.sum(axis=1) for x in (predicted_NK & target_NK, predicted_NK, target_NK))
+    both_empty_N = (predicted_N + support_N == 0).astype(np.float64)
+    return {
+        "exact_match": (predicted_NK == target_NK).all(axis=1).astype(np.float64),
+        "proportional_accuracy": ratio(hits_N, predicted_N + support_N - hits_N, empty=both_empty_N),
+        "sample_f1": ratio(2 * hits_N, predicted_N + support_N, empty=both_empty_N),
+        "sample_precision": ratio(hits_N, predicted_N, empty=both_empty_N),
+        "sample_recall": ratio(hits_N, support_N, empty=both_empty_N),
+        "hamming_loss": (predicted_NK != target_NK).mean(axis=1),
     }
 
 
@@ -125,7 +134,7 @@ def per_class(
 ) -> dict[str, np.ndarray]:
     """A table with a row per class, as (K,) columns.
 
-    int64: support, predicted. float64: precision, recall, f1, average_precision, auroc, threshold.
+    int64: support, predicted. float64: precision, recall, f1, average_precision, auroc, threshold, ece.
     NaN where undefined (precision of a class never predicted, recall of one without images); only f1 is then 0, so
     that its mean is `macro_f1`. Shapes and errors as in `score`.
     """
@@ -135,65 +144,15 @@ def per_class(
     return {
         "support": support_K,
         "predicted": predicted_K,
-        "precision": _ratio(hits_K, predicted_K, empty=np.nan),
-        "recall": _ratio(hits_K, support_K, empty=np.nan),
-        "f1": _ratio(2 * hits_K, predicted_K + support_K, empty=0.0),
+        "precision": ratio(hits_K, predicted_K, empty=np.nan),
+        "recall": ratio(hits_K, support_K, empty=np.nan),
+        "f1": ratio(2 * hits_K, predicted_K + support_K, empty=0.0),
         "average_precision": average_precision(ranking),
         "auroc": auroc(ranking),
-        "threshold": _as_thresholds(thresholds, target_NK.shape[1]),
+        "threshold": as_thresholds(thresholds, target_NK.shape[1]),
+        "ece": class_ece(probabilities, targets),
     }
 
 
-def rank(probabilities: np.ndarray, targets: np.ndarray) -> Ranking:
-    """Sort the images of every class once, for all that depends on their order. Shapes and errors as in `score`."""
-    probability_NK, target_NK = as_probabilities(probabilities), as_binary("targets", targets)
-    check_same_shape("probabilities", probability_NK.shape, target_NK.shape)
-    order_KN = np.argsort(np.ascontiguousarray(-probability_NK.T), axis=1)  # rows in memory: sorting is twice as fast
-    score_KN = np.take_along_axis(probability_NK.T, order_KN, axis=1)
-    hit_KN = np.take_along_axis(target_NK.T, order_KN, axis=1)
-
-    num_images = score_KN.shape[1]
-    position_N = np.arange(num_images)
-    step_KN = score_KN[:, 1:] != score_KN[:, :-1]
-    starts_KN, ends_KN = (np.pad(step_KN, ((0, 0), side), constant_values=True) for side in ((1, 0), (0, 1)))
-    first_KN = np.maximum.accumulate(np.where(starts_KN, position_N, 0), axis=1)
-    last_KN = np.minimum.accumulate(np.where(ends_KN, position_N, num_images)[:, ::-1], axis=1)[:, ::-1]
-    return Ranking(score_KN, hit_KN, first_KN, last_KN)
-
-
-def average_precision(ranking: Ranking) -> np.ndarray:
-    """(K,) float64: the mean over a class's images of the precision at the end of their tie group; NaN without any."""
-    precision_KN = ranking.hit_KN.cumsum(axis=1) / np.arange(1, ranking.hit_KN.shape[1] + 1)
-    at_image_KN = np.take_along_axis(precision_KN, ranking.last_KN, axis=1)
-    return _ratio((at_image_KN * ranking.hit_KN).sum(axis=1), ranking.hit_KN.sum(axis=1), empty=np.nan)
-
-
-def auroc(ranking: Ranking) -> np.ndarray:
-    """(K,) float64: share of (positive, negative) pairs in the right order, a tie counting half; NaN without a pair.
-
-    It is the Mann-Whitney U from the mean rank of each tie group, exact in float64.
-    """
-    positives_K = ranking.hit_KN.sum(axis=1)
-    negatives_K = ranking.hit_KN.shape[1] - positives_K
-    middle_KN = (ranking.first_KN + ranking.last_KN) / 2 + 1
-    wrong_pairs_K = (middle_KN * ranking.hit_KN).sum(axis=1) - positives_K * (positives_K + 1) / 2
-    return 1.0 - _ratio(wrong_pairs_K, positives_K * negatives_K, empty=np.nan)
-
-
-def _as_thresholds(thresholds: np.ndarray | None, num_classes: int) -> np.ndarray:
-    array = np.full(num_classes, 0.5) if thresholds is None else np.array(thresholds, dtype=np.float64)
-    check_same_shape("thresholds", array.shape, (num_classes,))
-    if not np.isfinite(array).all():
-        raise ValueError(f"threshold {array[~np.isfinite(array)][0]} is not finite: give each class a number in [0, 1]")
-    return array
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, *, empty: float) -> np.ndarray:
-    ratio = np.full(np.shape(denominator), empty)
-    np.divide(numerator, denominator, out=ratio, where=np.asarray(denominator) > 0)
-    return ratio
-
-
-def _mean_where_defined(value_K: np.ndarray) -> tuple[float | None, int]:
-    defined = value_K[~np.isnan(value_K)]
-    return (float(defined.mean()) if len(defined) else None), len(defined)
+def _plain(value: np.ndarray) -> float | None:
+    return None if np.isnan(value) else float(value)

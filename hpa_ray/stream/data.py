@@ -63,6 +63,12 @@ class Data:
     notes: list[str]
 
     @property
+    def shares_K(self) -> np.ndarray:
+        """Part of the training images that has each class, float64."""
+        shares: np.ndarray = self.targets_NK[self.parts["train"]].mean(axis=0)
+        return shares
+
+    @property
     def rare_K(self) -> np.ndarray:
         """bool: the classes that are there, but in a smaller share of the training images than RARE_SHARE."""
         counts_K = self.targets_NK[self.parts["train"]].sum(axis=0)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from hpa_ray.checkpoint.judge import fit_of
 from hpa_ray.checkpoint.model_file import LAST_MODEL_FILE, MODEL_FILE, ModelCard, save_model
 from hpa_ray.checkpoint.results import floor_scores, scores_of, selectable, write_results
 from hpa_ray.checkpoint.run_folder import RunFolder
@@ -16,7 +17,7 @@ from hpa_ray.config import Config, dump_config
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.loss import ClassificationLoss
-from hpa_ray.metrics import score_predictions, tune_thresholds
+from hpa_ray.metrics import score_predictions
 from hpa_ray.model import Classifier
 from hpa_ray.schema import Reject, rejected_table
 from hpa_ray.storage import write_parquet
@@ -44,8 +45,9 @@ class Seen(NamedTuple):
         return Seen(self.rows_N[order], self.logits_NK[order])
 
     def probabilities(self) -> np.ndarray:
-        """(N, K) float64 in [0, 1]."""
-        return np.exp(-np.logaddexp(0, -self.logits_NK.astype(np.float64)))
+        """(N, K) float64 in [0, 1], of the precision in which they are stored: what is scored is what is written."""
+        exact_NK: np.ndarray = np.exp(-np.logaddexp(0, -self.logits_NK.astype(np.float64)))
+        return exact_NK.astype(np.float32).astype(np.float64)
 
 
 class Watcher:
@@ -75,6 +77,7 @@ class Recorder:
     def __init__(self, config: Config, data: Data, folder: RunFolder, loss: ClassificationLoss) -> None:
         self.config, self.data, self.folder, self.loss = config, data, folder, loss
         self.select = config.train.select
+        self.fit = fit_of(config.thresholds, data.shares_K)
         self.lines: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
         self.earlier_s = 0.0
@@ -120,18 +123,18 @@ class Recorder:
             )
         probabilities, targets = val.probabilities(), self.data.targets_NK[val.rows_N]
         ids = self.data.ids(val.rows_N)
-        scores = scores_of(probabilities, targets, ids, self.data.rare_K)
+        scores = scores_of(probabilities, targets, ids, self.data.rare_K, self.fit)
         losses = {"val_loss": self._val_loss(val.logits_NK, targets)}
         line = {"epoch": epoch, **numbers, **losses, **self._train_scores(train, numbers["num_samples"]), **scores}
         line["wall_s"] = round(self._wall_s(), 1)
         self.lines.append(line)
         if self._is_best(line):
             self.best = line
-            thresholds = tune_thresholds(probabilities, targets)
+            thresholds = self.fit(probabilities, targets)
             save_model(self.folder.path(MODEL_FILE), model, self._card(epoch, thresholds))
             write_results(self.folder, "val", ids, probabilities, targets, thresholds, self.config.run.name or "")
         if self.is_finished:
-            card = self._card(epoch, tune_thresholds(probabilities, targets))
+            card = self._card(epoch, self.fit(probabilities, targets))
             save_model(self.folder.path(LAST_MODEL_FILE), model, card)
         self.folder.write_metrics(self.lines)
         if rejects or self.data.rejects:

@@ -194,7 +194,7 @@ def scalars(line: Line) -> dict[str, float]:
 def flat_settings(config: Config) -> dict[str, Any]:
     """Dotted keys without credentials and without what is unset."""
     tree = config_tree(config)
-    sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "run")
+    sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "thresholds", "run")
     flat = {f"{section}.{name}": value for section in sections for name, value in tree[section].items()}
     return {key: value for key, value in flat.items() if value is not None}
 

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpa_ray.metrics.scores import average_precision, rank
+from hpa_ray.metrics.intervals import resampled_weights
+from hpa_ray.metrics.ranking import average_precision, rank
 from hpa_ray.tune.effects import LEVEL, TOLERANCE
 from hpa_ray.tune.study import Trial
 
 # R resamples, N images, K classes, S seeds, D deviations
 
-BLOCK = 100
-"""Resamples whose weights are held at once."""
 SCORES = ("macro_f1_rare_tuned", "macro_f1_tuned", "map_rare", "map", "micro_f1_tuned")
 
 Predictions = Mapping[tuple[int, int], tuple[np.ndarray, np.ndarray]]
@@ -133,11 +132,7 @@ def compare_finals(
 def _weights(num_images: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """(R, N) float32 in blocks: how often each image comes; the first block is one row, the test part itself."""
     yield np.ones((1, num_images), np.float32)
-    for start in range(0, resamples, BLOCK):
-        weight_RN = np.empty((min(BLOCK, resamples - start), num_images), np.float32)
-        for weight_N in weight_RN:
-            weight_N[:] = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images)
-        yield weight_RN
+    yield from resampled_weights(num_images, resamples, rng)
 
 
 def _f1(weight_RN: np.ndarray, decision_NK: np.ndarray, target_NK: np.ndarray) -> np.ndarray:

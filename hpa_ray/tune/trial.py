@@ -81,4 +81,5 @@ def run_trial(
     from hpa_ray.checkpoint.model_file import load_model
     from hpa_ray.evaluate import evaluate
 
-    return evaluate(config, load_model(folder.uri), data, rows, part="test", folder=folder)
+    # the study has intervals of its own, of differences between trials
+    return evaluate(config, load_model(folder.uri), data, rows, part="test", folder=folder, with_intervals=False)

@@ -1,7 +1,9 @@
 """Training in one process, without Ray: what a run leaves behind, and that stopping it anywhere loses nothing."""
 
+import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
-from hpa_ray.checkpoint.model_file import load_model
+from hpa_ray.checkpoint.model_file import load_model, save_model
 from hpa_ray.cli.main import main
 
 RUN_FILES = {"config.yaml", "summary.json", "metrics.jsonl", "per_class.csv", "predictions_val.parquet"}
-RUN_FILES |= {"model.safetensors", "environment.json", "run.log"}
+RUN_FILES |= {"thresholds.json", "model.safetensors", "environment.json", "run.log"}
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +223,130 @@ def test_predict_matches_the_sources_of_shards_as_evaluate_does(atlas: Path, tmp
     assert len(ours) == 72
     assert ours.keys() == theirs.keys()
     assert all(ours[name] == pytest.approx(theirs[name], abs=1e-6) for name in ours)
+
+
+# what is told of a run where it ends, and its thresholds
+
+
+def test_a_finished_run_says_how_sure_its_scores_are(straight: Path) -> None:
+    summary = json.loads((straight / "summary.json").read_text())
+    of_test = json.loads((straight / "summary_test.json").read_text())
+    for name in ("macro_f1", "macro_f1_tuned", "micro_f1_tuned", "map", "coverage_error", "ece", "macro_f1_filled"):
+        assert {name, f"test_{name}"} <= summary.keys()
+        low, high = summary["intervals"][name]
+        assert low <= high
+        assert summary["intervals"][f"test_{name}"] == of_test["intervals"][name]
+    low, high = summary["intervals"]["brier"]
+    assert low < summary["brier"] < high
+    assert "intervals" not in (straight / "metrics.jsonl").read_text()
+    for name in ("per_class.csv", "per_class_test.csv"):
+        with (straight / name).open() as file:
+            rows = list(csv.DictReader(file))
+        present = [row for row in rows if int(row["support"]) > 0]
+        assert present
+        assert all(float(row["f1_low"]) <= float(row["f1_high"]) for row in rows)
+        assert all(float(row["ap_low"]) <= float(row["ap_high"]) for row in present)
+        assert all(row["ap_low"] == "" for row in rows if int(row["support"]) == 0)
+        assert all(0 <= float(row["ece"]) <= 1 for row in rows)
+    log = (straight / "run.log").read_text()
+    low, high = summary["intervals"]["test_macro_f1_tuned"]
+    assert f"{summary['test_macro_f1_tuned']:.3f} ({low:.3f}-{high:.3f})" in log
+
+
+def test_a_finished_run_compares_the_threshold_rules(straight: Path) -> None:
+    rules = json.loads((straight / "thresholds.json").read_text())
+    summary = json.loads((straight / "summary.json").read_text())
+    assert list(rules) == ["fixed", "global", "per_class", "share", "stored"]
+    assert rules["stored"] == "per_class"
+    assert rules["per_class"]["thresholds"] == list(load_model(str(straight)).card.thresholds)
+    assert rules["per_class"]["macro_f1"] == summary["macro_f1_tuned"]
+    assert [rules["per_class"][end] for end in ("macro_f1_low", "macro_f1_high")] == pytest.approx(
+        summary["intervals"]["macro_f1_tuned"]
+    )
+    assert rules["fixed"]["macro_f1"] == summary["macro_f1"]
+
+
+@pytest.fixture
+def copied(straight: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(straight, tmp_path / "copied"))
+
+
+def test_thresholds_are_stored_anew_without_training(copied: Path, straight: Path) -> None:
+    asked = [f"evaluate.run={copied}", "evaluate.part=val", "thresholds.rule=share"]
+    before = (copied / "model.safetensors").read_bytes()
+    assert main(["evaluate", *asked]) == 0
+    assert (copied / "model.safetensors").read_bytes() == before
+    told = json.loads((copied / "summary_val.json").read_text())
+    rules = json.loads((copied / "thresholds.json").read_text())
+    assert told["threshold_rule"] == "share"
+    assert told["macro_f1_tuned"] == rules["share"]["macro_f1"]
+    assert rules["stored"] == "per_class"
+
+    assert main(["evaluate", *asked, "evaluate.store_thresholds=true"]) == 0
+    old, new = load_model(str(straight)), load_model(str(copied))
+    assert list(new.card.thresholds) == rules["share"]["thresholds"] != list(old.card.thresholds)
+    assert yaml.safe_load(new.card.config)["thresholds"]["rule"] == "share"
+    weights = new.model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in old.model.state_dict().items())
+    assert json.loads((copied / "thresholds.json").read_text())["stored"] == "share"
+
+    assert main(["evaluate", f"evaluate.run={copied}"]) == 0  # the test part, by the new ones
+    table = pq.read_table(copied / "predictions_test.parquet")
+    assert table["thresholds"][0].as_py() == pytest.approx(list(new.card.thresholds))
+    assert json.loads((copied / "summary_test.json").read_text())["threshold_rule"] == "share"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["evaluate.store_thresholds=true"], "evaluate.store_thresholds=true with evaluate.part = test: "),
+        (["evaluate.part=all", "evaluate.store_thresholds=true"], "with evaluate.part = all: "),
+        (["thresholds.rule=share"], "thresholds.* does nothing with evaluate.part = test"),
+    ],
+)
+def test_thresholds_are_not_found_on_other_parts(
+    asked: list[str], told: str, straight: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", f"evaluate.run={straight}", f"evaluate.output={tmp_path}", *asked]) == 2
+    error = capfd.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_and_models_from_before_there_were_rules(
+    copied: Path, words: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    shipped = load_model(str(copied))
+    tree = yaml.safe_load(shipped.card.config)
+    assert tree.pop("thresholds")["rule"] == "per_class"
+    card = shipped.card.model_copy(update={"config": yaml.safe_dump(tree)})
+    save_model(str(copied / "model.safetensors"), shipped.model, card)
+    assert main(["evaluate", f"evaluate.run={copied}", "evaluate.part=val"]) == 0
+    assert json.loads((copied / "summary_val.json").read_text())["threshold_rule"] == "per_class"
+
+    stored = yaml.safe_load((copied / "config.yaml").read_text())
+    del stored["thresholds"]
+    stored["run"] |= {"name": "copied", "storage": str(copied.parent)}
+    (copied / "config.yaml").write_text(yaml.safe_dump(stored))
+    mine = [word for word in words if not word.startswith("run.")]
+    again = ["train", *mine, f"run.storage={copied.parent}", "run.name=copied", "run.resume=true"]
+    assert main(again) == 0
+    assert main([*again, "thresholds.rule=global"]) == 2
+    assert "thresholds.rule: per_class there, global here" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_help_lists_the_keys_of_thresholds(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    assert "thresholds.rule = per_class" in capfd.readouterr().out
+
+
+def test_a_run_may_ask_for_another_rule(words: list[str]) -> None:
+    asked = ["run.name=global", "train.epochs=1", "thresholds.rule=global"]
+    assert main(["train", *words, *asked]) == 0
+    folder = folder_of(words, "global")
+    assert len(set(load_model(str(folder)).card.thresholds)) == 1
+    rules = json.loads((folder / "thresholds.json").read_text())
+    assert rules["stored"] == "global"
+    assert rules["global"]["macro_f1"] == json.loads((folder / "summary.json").read_text())["macro_f1_tuned"]

@@ -148,7 +148,8 @@ def test_undefined_is_none_and_all_values_are_plain_numbers() -> None:
     assert {key for key, value in got.items() if value is None} == {"macro_f1_present", "map", "auroc"}
     assert (got["macro_f1"], got["micro_f1"], got["proportional_accuracy"], got["sample_f1"]) == (0.0, 0.0, 1.0, 1.0)
     assert all(type(value) in (float, int) for value in got.values() if value is not None)
-    assert list(score_predictions(np.zeros((1, 2)), np.ones((1, 2)))) == list(got)[:10]
+    decided = list(score_predictions(np.zeros((1, 2)), np.ones((1, 2))))
+    assert list(got)[: len(decided)] == decided
 
 
 def test_a_probability_at_the_threshold_is_predicted() -> None:
@@ -274,7 +275,7 @@ def test_tuned_scores_of_noise_are_honest() -> None:
 def test_tuning_helps_where_there_is_something_to_find() -> None:
     probabilities, targets, keys = long_tail(4000)
     tuned, plain = score_tuned(probabilities, targets, keys), score(probabilities, targets)
-    assert list(tuned) == list(plain)[:10]
+    assert list(tuned) == list(plain)[: len(tuned)]
     assert macro_f1(tuned) > macro_f1(plain) + 0.02
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from hpa_ray.metrics import score_predictions
-from hpa_ray.tune import finals
 from hpa_ray.tune.finals import compare_finals
 from hpa_ray.tune.study import Trial
 
@@ -31,7 +30,7 @@ RARE = np.array([False, False, False, False, True, True])
 
 
 def test_finals_are_compared_as_a_slow_and_direct_computation_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finals, "BLOCK", 7)  # four whole blocks and a rest
+    monkeypatch.setattr("hpa_ray.metrics.intervals.MAX_BLOCK", 7)  # four whole blocks and a rest
     trials, predictions, target_NK = finals_of(np.random.default_rng(0), {0: 0.0, 7: 0.5, 9: 0.1}, num_images=60)
     found = compare_finals(trials, predictions, target_NK, RARE, seed=4, resamples=30)
 
