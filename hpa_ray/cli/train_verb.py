@@ -129,10 +129,10 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
     rows = data.parts.get("test", np.empty(0, np.int64))
     if not len(rows):
         return {}
-    from hpa_ray.checkpoint.model_file import load_model  # here: mistakes in the input should not wait for torch
-    from hpa_ray.evaluate import evaluate
+    from hpa_ray.evaluate import evaluate  # here: mistakes in the input should not wait for torch
+    from hpa_ray.predict import open_ensemble
 
-    shipped = load_model(folder.uri)
+    shipped = open_ensemble([folder.uri], config.inference)
     with console.progress("test", len(rows)) as show:
         scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)
     return {

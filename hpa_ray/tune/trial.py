@@ -78,7 +78,7 @@ def run_trial(
     rows = data.parts.get("test")
     if not with_test or rows is None or not len(rows):
         return None
-    from hpa_ray.checkpoint.model_file import load_model
     from hpa_ray.evaluate import evaluate
+    from hpa_ray.predict import open_ensemble
 
-    return evaluate(config, load_model(folder.uri), data, rows, part="test", folder=folder)
+    return evaluate(config, open_ensemble([folder.uri], config.inference), data, rows, part="test", folder=folder)
