@@ -66,18 +66,29 @@ def train(invocation: Invocation) -> dict[str, Any]:
         if data is None:
             config = with_atlas_shards(config)
             data = open_data(config)
-        claim(folder, config)
-        try:
-            summary = _train(config, data, folder, log, began)
-        except BaseException as error:
-            if isinstance(error, (Unreachable, KeyboardInterrupt)):
-                abandon()  # notes of the end are not worth ten attempts at a store that is down
-            with contextlib.suppress(OSError):  # what ended the run is what is told
-                _end_badly(folder, error)
-            with contextlib.suppress(OSError):
-                folder.write_text("run.log", "\n".join(log) + "\n")
-            raise
-        folder.write_text("run.log", "\n".join(log) + "\n")
+        return _claimed_run(config, data, folder, log, began)
+
+
+def train_run(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
+    """One training from its data to its folder, or on from where that is; returns the summary."""
+    with console.logging() as log:
+        return _claimed_run(config, data, folder, log, time.monotonic())
+
+
+def _claimed_run(config: Config, data: Data, folder: RunFolder, log: list[str], began: float) -> dict[str, Any]:
+    """The run and, however it ends, its log."""
+    claim(folder, config)
+    try:
+        summary = _train(config, data, folder, log, began)
+    except BaseException as error:
+        if isinstance(error, (Unreachable, KeyboardInterrupt)):
+            abandon()  # notes of the end are not worth ten attempts at a store that is down
+        with contextlib.suppress(OSError):  # what ended the run is what is told
+            _end_badly(folder, error)
+        with contextlib.suppress(OSError):
+            folder.write_text("run.log", "\n".join(log) + "\n")
+        raise
+    folder.write_text("run.log", "\n".join(log) + "\n")
     return summary
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("train", "predict", "doctor"),
     ("evaluate", "bench"),
     ("analysis",),
-    ("tune", "retrieval"),
+    ("tune", "retrieval", "export"),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
