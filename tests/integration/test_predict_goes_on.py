@@ -16,14 +16,14 @@ from hpa_ray.schema import EMBEDDING_ROW, PREDICTION_ROW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-COPIES, CHUNK = 8, 16
+COPIES, CHUNK = 4, 16
 NUM_CHUNKS = 60 * COPIES // CHUNK
 FILES = ("predictions.parquet", "embeddings.parquet", "submission.csv", "rejected.parquet")
 
 
 @pytest.fixture(scope="module")
 def words(atlas: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """480 images, one of which can not be read, that take a few seconds."""
+    """240 images, one of which can not be read, that take a few seconds."""
     root = tmp_path_factory.mktemp("many")
     (root / "test").mkdir()
     for path in (atlas / "train").iterdir():
@@ -106,7 +106,7 @@ def test_a_damaged_part_is_named_and_made_anew(words: list[str], tmp_path: Path)
     part.unlink()
     code, said, _ = call("predict", *words, f"predict.output={output}")
     assert code == 0
-    assert "479 images predicted" in said[-1]
+    assert f"{60 * COPIES - 1} images predicted" in said[-1]
     (output / "parts").mkdir()
     (output / "parts" / "identity.json").write_text("{")
     (told,) = refused("predict", *words, f"predict.output={output}")
