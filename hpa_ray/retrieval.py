@@ -37,6 +37,8 @@ class TrainingEmbeddings:
     def neighbors(self, table: pa.Table, count: int) -> pa.Table:
         """Images by schema.EMBEDDING_ROW -> schema.NEIGHBOR_ROW. An image of the training part is not its own."""
         ids = table["image_id"].to_pylist()
+        if not ids:
+            return NEIGHBOR_ROW.empty_table()
         position_QK, similarity_QK = nearest(embeddings_of(table), self.embedding_NF, k=count + 1)
         columns: dict[str, list[object]] = {name: [] for name in NEIGHBOR_ROW.names}
         for image_id, position_K, similarity_K in zip(ids, position_QK, similarity_QK, strict=True):

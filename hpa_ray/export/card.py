@@ -15,13 +15,13 @@ from hpa_ray.checkpoint.model_file import ModelCard
 from hpa_ray.labels import CLASS_NAMES
 
 SCORES = {
-    "macro_f1_tuned": "macro F1, thresholds below",
+    "macro_f1_tuned": "macro F1 at tuned thresholds",
     "macro_f1": "macro F1 at 0.5",
-    "micro_f1_tuned": "micro F1, thresholds below",
+    "micro_f1_tuned": "micro F1 at tuned thresholds",
     "micro_f1": "micro F1 at 0.5",
-    "macro_f1_rare_tuned": "macro F1 of the rare classes, thresholds below",
-    "proportional_accuracy_tuned": "proportional accuracy, thresholds below",
-    "exact_match_tuned": "exact match, thresholds below",
+    "macro_f1_rare_tuned": "macro F1 of the rare classes at tuned thresholds",
+    "proportional_accuracy_tuned": "proportional accuracy at tuned thresholds",
+    "exact_match_tuned": "exact match at tuned thresholds",
     "map": "mean average precision",
     "auroc": "area under the ROC curve",
     "floor_macro_f1": "macro F1 of the best constant prediction",
@@ -105,7 +105,8 @@ def model_card(
     else:
         say("The run folder does not tell.")
     if classes:
-        say(f"Classes, at the thresholds below ({where} part):")
+        seen = "" if part else ", which the thresholds were tuned on: a flattering table"
+        say(f"Classes of the {where} part{seen}:")
         head = ("class", "name", "support", "precision", "recall", "f1", "average_precision")
         kept = [name for name in head if name in classes[0]]
         say(
@@ -118,6 +119,7 @@ def model_card(
         "- Not for diagnosis or any decision about a patient: it names where a stained protein sits in cultured cells.",
         "- Made for confocal images of the Human Protein Atlas with these stains. Other microscopes, stains, cell "
         "types and magnifications change intensities and scale, and the scores above say nothing about them.",
+        "- Images of several sources must be brought to the intensities of the first, as hpa_ray does from its shards.",
         "- Labels of an image hold for the whole field of view, not for each cell in it.",
         "- Classes with few images are known badly; look at their row above, not at the mean.",
         "- Probabilities are not calibrated: compare them with the thresholds of their own class only.",
@@ -156,6 +158,8 @@ def _settings(config: str) -> dict[str, Any]:
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         return {}
     weights = found["model.weights"]
+    if weights is None:
+        found["model.weights"] = "none, from scratch"
     if isinstance(weights, str) and "/" in weights:  # a place on somebody's machine
         found["model.weights"] = weights.rpartition("/")[2]
     return found

@@ -80,7 +80,7 @@ def test_the_card_of_a_run_and_its_examples(
     assert "model.onnx: largest difference" in capsys.readouterr().out
     text = (output / "README.md").read_text()
     for told in (
-        "| macro F1, thresholds below | 0.432 (0.400 to 0.500) |",
+        "| macro F1 at tuned thresholds | 0.432 (0.400 to 0.500) |",
         "validated on 1,234 images".capitalize(),
         "| 0 | Nucleoplasm | 12 | 0.257 |",
         "| `optim.name` | adamw |",

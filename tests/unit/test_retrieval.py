@@ -2,12 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from hpa_ray.analysis import neighbors
 from hpa_ray.analysis.neighbors import nearest
 from hpa_ray.labels import NUM_CLASSES, multi_hot
 from hpa_ray.retrieval import TrainingEmbeddings, voted
@@ -30,15 +28,13 @@ def test_nearest_is_that_of_scikit_learn(num_queries: int, num_images: int, k: i
     assert np.mean(positions == expected) > 0.99  # near ties may change places
 
 
-def test_blocks_ties_zeros_and_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ties_zeros_and_oneself() -> None:
     index = np.array([[0, 0], [1, 0], [2, 0], [0, 1], [-1, 0]])
     positions, similarities = nearest(np.array([[3, 0], [0, 0]]), index, k=5)
     assert positions.tolist() == [[1, 2, 0, 3, 4], [0, 1, 2, 3, 4]]
     assert similarities.tolist() == [[1, 1, 0, 0, -1], [0, 0, 0, 0, 0]]
     whole = nearest(index, index, k=4, exclude_self=True)
     assert not (whole[0] == np.arange(5)[:, None]).any()
-    monkeypatch.setattr(neighbors, "BLOCK_VALUES", 6)
-    assert np.array_equal(nearest(index, index, k=4, exclude_self=True)[0], whole[0])
     assert nearest(index, index, k=9, exclude_self=True)[0].shape == (5, 4)
 
 
@@ -60,3 +56,14 @@ def test_an_image_of_the_training_part_is_not_its_own_neighbour() -> None:
     assert rows["neighbor_id"].to_pylist() == [["b", "c"], ["b", "a"]]
     assert rows["labels"].to_pylist() == [[[1], [2]], [[1], [0]]]
     assert rows["neighbor_labels"].to_pylist() == [[1], [1]]
+    assert training.neighbors(table.slice(0, 0), 2).equals(NEIGHBOR_ROW.empty_table())
+
+
+def test_many_queries_are_those_asked_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    query, index = rng.normal(size=(900, 4)).astype(np.float32), rng.normal(size=(20_000, 4)).astype(np.float32)
+    positions, similarities = nearest(query, index, k=3)
+    for row in (0, 449, 899):
+        one = nearest(query[row : row + 1], index, k=3)
+        assert np.array_equal(one[0][0], positions[row])
+        assert np.abs(one[1][0] - similarities[row]).max() < 1e-6
