@@ -13,10 +13,11 @@ import torch
 
 from hpa_ray.cli.main import main as hpa_ray
 from hpa_ray.config import load_config
+from hpa_ray.model.precision import numerics
 from hpa_ray.stream import EpochOrder, Place, Schedule, Steps, open_data, training_samples
 from hpa_ray.stream.device import to_device
 from hpa_ray.train.host import LocalHost
-from hpa_ray.train.learner import Learner, numerics
+from hpa_ray.train.learner import Learner
 
 ARCHITECTURES = (
     "resnet50",
@@ -74,7 +75,7 @@ def overfit(name: str, shards: Path, options: argparse.Namespace) -> tuple[int, 
     images = torch.from_numpy(data.source.read(rows).pixels_BCSS.copy()).to(host.device)
     targets = data.targets_NK[rows].astype(bool)
     f1 = 0.0
-    with numerics(config, host.device):
+    with numerics(host.device, exact=config.exact):
         for batch in to_device(host.feed(data.source, schedule), data, host.device):
             epoch, step = batch.batch.epoch, batch.batch.step
             if step == 0:

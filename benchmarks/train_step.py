@@ -23,11 +23,12 @@ from torch import nn
 from hpa_ray.cli.main import main as hpa_ray
 from hpa_ray.config import Config, load_config
 from hpa_ray.labels import NUM_CLASSES
+from hpa_ray.model.precision import numerics
 from hpa_ray.shards import CHUNK_ROWS
 from hpa_ray.stream import Data, EpochOrder, Place, Schedule, Steps, open_data, training_samples
 from hpa_ray.stream.device import DeviceBatch, to_device
 from hpa_ray.train.host import LocalHost
-from hpa_ray.train.learner import Learner, numerics
+from hpa_ray.train.learner import Learner
 
 EPOCHS = 1000  # never reached: the number of steps ends the measurement
 
@@ -98,7 +99,7 @@ def fed(config: Config, data: Data) -> Iterator[int]:
     """The way of a real run: memory-mapped shards, threads reading ahead, pinned copies, augmentation on the device."""
     learner, schedule, host = learner_of(config, data)
     stream = to_device(host.feed(data.source, schedule), data, host.device)
-    with numerics(config, host.device):
+    with numerics(host.device, exact=config.exact):
         for batch in stream:
             epoch, step = batch.batch.epoch, batch.batch.step
             if step == 0:
@@ -111,7 +112,7 @@ def in_memory(config: Config, data: Data) -> Iterator[int]:
     """The same steps on one batch that is on the device already."""
     learner, schedule, host = learner_of(config, data)
     batch: DeviceBatch = next(to_device(host.feed(data.source, schedule), data, host.device))
-    with numerics(config, host.device):
+    with numerics(host.device, exact=config.exact):
         learner.begin_epoch(0)
         while True:
             learner.learn(batch, 0, 0)
@@ -137,7 +138,7 @@ def plain(config: Config, data: Data) -> Iterator[int]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loss_of = nn.BCEWithLogitsLoss()
     images = (batch.images_BCSS.float() / 255).contiguous(memory_format=learner.memory_format)
-    with numerics(config, host.device):
+    with numerics(host.device, exact=config.exact):
         while True:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(host.device.type, learner.dtype, enabled=learner.dtype != torch.float32):

@@ -37,6 +37,16 @@ PREDICTION_ROW = pa.schema(
 )
 EMBEDDING_ROW = pa.schema([("image_id", pa.string()), ("truth", LABELS), ("embedding", pa.list_(pa.float32()))])
 """What the last layer of a model sees of an image."""
+NEIGHBOR_ROW = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("neighbor_id", pa.list_(pa.string())),  # of the training part, the nearest first
+        ("similarity", pa.list_(pa.float32())),  # cosine of the embeddings
+        ("labels", pa.list_(LABELS)),  # true labels of each neighbour
+        ("neighbor_labels", LABELS),  # what the neighbours vote for: a second opinion beside the model's
+    ]
+)
+"""The training images that a model sees as most like an image."""
 GALLERY_ROW = pa.schema(
     [
         ("image_id", pa.string()),

@@ -14,12 +14,13 @@ import torch
 from hpa_ray.bench.rates import PHASES, Phase, Window
 from hpa_ray.config import Config, stages_of
 from hpa_ray.errors import Stopped
+from hpa_ray.model.precision import numerics
 from hpa_ray.schema import Reject
 from hpa_ray.shards import CHUNK_ROWS
 from hpa_ray.stream import Batch, Data, EpochOrder, Place, Schedule, Steps, check_rejects, training_samples
 from hpa_ray.stream.device import DeviceBatch, to_device
 from hpa_ray.train.host import Host
-from hpa_ray.train.learner import Learner, numerics
+from hpa_ray.train.learner import Learner
 
 EPOCHS = 1_000_000
 """Of the feed: never reached."""
@@ -43,7 +44,7 @@ def measure(config: Config, data: Data, host: Host) -> None:
     learner = Learner(config, data, host, steps, load_weights=False)  # other weights would take as long
     if host.rank == 0:
         host.tell({"event": "where", "where": learner.where, "on_gpu": host.device.type == "cuda"})
-    with numerics(config, host.device):
+    with numerics(host.device, exact=config.exact):
         learner.begin_epoch(config.train.epochs - 1)
         feed = Feed(config, data, host, schedule)
         ways: dict[Phase, Step] = {

@@ -91,15 +91,21 @@ def write_results(
     thresholds: np.ndarray,
     model: str,
     ends: Mapping[str, np.ndarray] | None = None,
+    *,
+    chosen_NK: np.ndarray | None = None,
 ) -> None:
     """predictions_<part>.parquet and the per-class table of a part.
 
-    ends: of metrics.Bootstrap.classes, (K, 2) by column of the table.
+    thresholds: (K,), or (N, K) where images have their own. ends: of metrics.Bootstrap.classes, (K, 2) by column of the
+    table. chosen_NK: bool, where labels are not by thresholds.
     """
-    labels, truth = class_lists(probabilities >= thresholds), class_lists(targets)
+    chosen_NK = probabilities >= thresholds if chosen_NK is None else chosen_NK
+    labels, truth = class_lists(chosen_NK), class_lists(targets)
     table = prediction_table(ids, probabilities, labels, model, thresholds=thresholds, truth=truth)
     write_parquet(folder.path(f"predictions_{part}.parquet"), table)
-    columns = per_class(probabilities, targets, thresholds)
+    columns = per_class(probabilities, targets, thresholds if thresholds.ndim == 1 else thresholds.mean(axis=0))
+    decided = per_class(chosen_NK.astype(np.float64), targets)
+    columns |= {name: decided[name] for name in ("predicted", "precision", "recall", "f1")}
     rows = [
         {"class": k, "name": name} | {column: _cell(values[k]) for column, values in columns.items()}
         for k, name in enumerate(CLASS_NAMES)
@@ -143,7 +149,7 @@ def prediction_table(
     thresholds: np.ndarray,
     truth: Sequence[Sequence[int]] | None = None,
 ) -> pa.Table:
-    """Follows schema.PREDICTION_ROW; (N, K) probabilities, (K,) thresholds."""
+    """Follows schema.PREDICTION_ROW; (N, K) probabilities, (K,) or (N, K) thresholds."""
 
     def rows(values_NK: np.ndarray) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(values_NK.astype(np.float32).ravel()), NUM_CLASSES)

@@ -31,22 +31,35 @@ VERBS = {
     "doctor": ("say before a start whether a training will work here", ("doctor", "data", "model")),
     "bench": ("measure how fast data are read and trained on here, which is the limit, and plan", ("bench", "data")),
     "train": ("train a classifier on shards or straight from PNGs", ("data", "split", "model", "loss", "augment")),
+    "crossval": (
+        "K models, each judged by a fold of the images it has not seen, and together an ensemble",
+        ("crossval", "data", "split"),
+    ),
     "tune": ("search what helps the rare classes: loss, weights, sampling, augmentation", ("tune", "data", "split")),
     "ablate": ("change one thing at a time, with several seeds of each: what does it do?", ("tune", "data", "split")),
-    "evaluate": ("score a trained model on one part of the data", ("evaluate", "data")),
-    "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
+    "evaluate": (
+        "score a trained model, or several as one, on a part of the data",
+        ("evaluate", "inference", "data"),
+    ),
+    "predict": ("classify images: probabilities and a competition csv", ("predict", "inference", "data")),
+    "export": ("a trained model as files for others: safetensors, ONNX, model card", ("export",)),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
 MORE_SECTIONS = {
     "evaluate": ("thresholds",),
-    "train": ("optim", "train", "thresholds", "run"),
+    "train": ("optim", "train", "thresholds", "run", "inference"),
+    "crossval": ("model", "loss", "augment", "optim", "train", "thresholds", "run", "inference"),
     "doctor": ("train", "run"),
     "bench": ("model", "loss", "augment", "optim", "train"),
     "tune": ("model", "optim", "train", "run"),
 }
 MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
 MODULES |= {
-    verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates", "doctor", "bench", "train", "tune")
+    verb: f"{verb}_verb"
+    for verb in (
+        *("fetch", "check", "explore", "duplicates", "doctor", "bench"),
+        *("train", "crossval", "tune", "export"),
+    )
 }
 MODULES |= {"ablate": "tune_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""
@@ -132,7 +145,7 @@ def run(invocation: Invocation) -> dict[str, Any]:
     if invocation.verb != "config":  # mistakes first: what the verbs import takes seconds
         words = invocation.words[1:] if invocation.words[:1] == ("kaggle",) else invocation.words  # `fetch kaggle`
         config = load_config(words, recipe=invocation.recipe, file=invocation.file)
-        if invocation.verb in ("train", "bench") and config.train.fewest_workers > (os.cpu_count() or 1):
+        if invocation.verb in ("train", "crossval", "bench") and config.train.fewest_workers > (os.cpu_count() or 1):
             cluster.start_ray(config.train.fewest_workers, use_gpu=config.train.use_gpu)  # joins a cluster or refuses
     module = importlib.import_module(f"hpa_ray.cli.{MODULES[invocation.verb]}")
     with _threads_give_up_after():

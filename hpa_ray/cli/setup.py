@@ -30,6 +30,7 @@ PATHS = {
     "run": ("storage",),
     "evaluate": ("run", "output"),
     "predict": ("run", "output", "submission"),
+    "export": ("run", "output"),
 }
 """Every key that is a path: made absolute at once, because Ray workers run in other folders."""
 
@@ -48,9 +49,12 @@ def resolve(invocation: Invocation, *, base: Config | None = None) -> Config:
     changes: dict[str, Any] = {}
     for section, names in PATHS.items():
         values = getattr(config, section)
-        given = {}
+        given: dict[str, Any] = {}
         for name in names:
-            if (value := getattr(values, name)) is not None:
+            value = getattr(values, name)
+            if isinstance(value, tuple):
+                given[name] = tuple(_path(f"{section}.{name}", one) for one in value)
+            elif value is not None:
                 given[name] = _path(f"{section}.{name}", value)
         changes[section] = values.model_copy(update=given)
     weights = config.model.weights

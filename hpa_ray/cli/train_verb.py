@@ -67,18 +67,29 @@ def train(invocation: Invocation) -> dict[str, Any]:
         if data is None:
             config = with_atlas_shards(config)
             data = open_data(config)
-        claim(folder, config)
-        try:
-            summary = _train(config, data, folder, log, began)
-        except BaseException as error:
-            if isinstance(error, (Unreachable, KeyboardInterrupt)):
-                abandon()  # notes of the end are not worth ten attempts at a store that is down
-            with contextlib.suppress(OSError):  # what ended the run is what is told
-                _end_badly(folder, error)
-            with contextlib.suppress(OSError):
-                folder.write_text("run.log", "\n".join(log) + "\n")
-            raise
-        folder.write_text("run.log", "\n".join(log) + "\n")
+        return _claimed_run(config, data, folder, log, began)
+
+
+def train_run(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
+    """One training from its data to its folder, or on from where that is; returns the summary."""
+    with console.logging() as log:
+        return _claimed_run(config, data, folder, log, time.monotonic())
+
+
+def _claimed_run(config: Config, data: Data, folder: RunFolder, log: list[str], began: float) -> dict[str, Any]:
+    """The run and, however it ends, its log."""
+    claim(folder, config)
+    try:
+        summary = _train(config, data, folder, log, began)
+    except BaseException as error:
+        if isinstance(error, (Unreachable, KeyboardInterrupt)):
+            abandon()  # notes of the end are not worth ten attempts at a store that is down
+        with contextlib.suppress(OSError):  # what ended the run is what is told
+            _end_badly(folder, error)
+        with contextlib.suppress(OSError):
+            folder.write_text("run.log", "\n".join(log) + "\n")
+        raise
+    folder.write_text("run.log", "\n".join(log) + "\n")
     return summary
 
 
@@ -132,10 +143,10 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
     rows = data.parts.get("test", np.empty(0, np.int64))
     if not len(rows):
         return {}
-    from hpa_ray.checkpoint.model_file import load_model  # here: mistakes in the input should not wait for torch
-    from hpa_ray.evaluate import evaluate
+    from hpa_ray.evaluate import evaluate  # here: mistakes in the input should not wait for torch
+    from hpa_ray.predict import open_ensemble
 
-    shipped = load_model(folder.uri)
+    shipped = open_ensemble([folder.uri], config.inference)
     with console.progress("test", len(rows)) as show:
         scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)
     flat = {

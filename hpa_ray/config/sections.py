@@ -27,6 +27,7 @@ Stains = Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidat
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=8, le=4096)], ...], BeforeValidator(_split_commas)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], BeforeValidator(_split_commas)]
+Weights = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split_commas)]
 Resource = Annotated[str, Field(pattern=r"^[A-Za-z][\w.-]*=[0-9]{1,4}(\.[0-9]{1,3})?$")]
 Resources = Annotated[tuple[Resource, ...], BeforeValidator(_split_commas)]
 MAX_SEED = 2**63 - 1
@@ -512,9 +513,24 @@ class TuneConfig(Section):
     """Times a trial whose process was lost is taken up again."""
 
 
+class InferenceConfig(Section):
+    tta: Literal["none", "dihedral"] = "none"
+    """Test-time augmentation. dihedral: every image is seen in the eight symmetries of the square."""
+    tta_pool: Literal["mean", "max"] = "mean"
+    """How the probabilities of the views of an image become one."""
+    combine: Literal["mean", "weighted", "or"] = "mean"
+    """How several models become one: mean of probabilities and of thresholds; the same with weights; or the union of
+    the labels that each model gives by its own thresholds (probabilities are then the mean)."""
+    weights: Weights = ()
+    """With combine=weighted: a weight for every model, in their order; unset: each one's macro F1 on its validation
+    part at tuned thresholds."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast of the models. auto: on a GPU as the model was trained, else fp32."""
+
+
 class EvaluateConfig(Section):
-    run: str | None = None
-    """Run folder, or a model.safetensors."""
+    run: Words = ()
+    """Run folder, model.safetensors or folder of `crossval`; several, separated by commas, are an ensemble."""
     part: Literal["train", "val", "test", "all"] = "test"
     """Which part of the data is scored."""
     output: str | None = None
@@ -527,16 +543,37 @@ class EvaluateConfig(Section):
 
 
 class PredictConfig(Section):
-    run: str | None = None
-    """Run folder, or a model.safetensors."""
+    run: Words = ()
+    """Run folder, model.safetensors or folder of `crossval`; several, separated by commas, are an ensemble."""
     output: str | None = None
     """Folder for predictions.parquet and submission.csv."""
+    chunk_images: int = Field(4096, ge=1)
+    """Images whose predictions are stored together: after a kill the same command goes on with the chunks missing."""
+    embeddings: bool = False
+    """Write embeddings.parquet too: what the last layer of the model sees of every image."""
+    neighbors: int = Field(0, ge=0, le=1000)
+    """Nearest training images of every image, by the cosine of embeddings, written to neighbors.parquet with the labels
+    that they vote for; 0: none. The run's training data must be there."""
     submission: str | None = None
     """The sample submission whose Ids and order submission.csv takes; unset: all images, sorted by Id."""
     batch_size: int = Field(64, ge=1)
     """Images per step."""
     num_workers: int = Field(0, ge=0)
     """Ray Data actors, each with the model; 0: in this process, without Ray."""
+
+
+class CrossvalConfig(Section):
+    folds: int = Field(5, ge=2, le=100)
+    """Parts that the images are dealt out to, by split.seed; each validates the model that the others train."""
+
+
+class ExportConfig(Section):
+    run: str | None = None
+    """Run folder, or a model.safetensors."""
+    output: str | None = None
+    """Folder for model.safetensors, model.onnx and README.md, the model card."""
+    onnx: bool | None = None
+    """Write model.onnx (needs the extra `onnx`); unset: if the extra is there."""
 
 
 class StorageConfig(Section):
@@ -586,9 +623,17 @@ class Config(Section):
     tune: TuneConfig = TuneConfig()
     doctor: DoctorConfig = DoctorConfig()
     bench: BenchConfig = BenchConfig()
+    inference: InferenceConfig = InferenceConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
+    crossval: CrossvalConfig = CrossvalConfig()
+    export: ExportConfig = ExportConfig()
     storage: StorageConfig = StorageConfig()
+
+    @property
+    def exact(self) -> bool:
+        """Whether a training is to give the same bits again."""
+        return self.train.deterministic or self.run.exact
 
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -10,10 +10,14 @@ from hpa_ray.storage import write_bytes
 
 def labels_of(probabilities_NK: np.ndarray, thresholds_K: np.ndarray) -> list[list[int]]:
     """Classes at or above their threshold; the most probable class where none is, so no image goes without."""
-    chosen = probabilities_NK >= thresholds_K
-    empty = ~chosen.any(axis=1)
-    chosen[empty, probabilities_NK[empty].argmax(axis=1)] = True
-    return [np.flatnonzero(row).tolist() for row in chosen]
+    return filled_labels(probabilities_NK >= thresholds_K, probabilities_NK)
+
+
+def filled_labels(chosen_NK: np.ndarray, probabilities_NK: np.ndarray) -> list[list[int]]:
+    """The chosen classes of every image; the most probable one where none is chosen."""
+    filled_NK, empty_N = chosen_NK.copy(), ~chosen_NK.any(axis=1)
+    filled_NK[empty_N, probabilities_NK[empty_N].argmax(axis=1)] = True
+    return [np.flatnonzero(row).tolist() for row in filled_NK]
 
 
 def write_submission(uri: str, image_ids: Sequence[str], labels: Mapping[str, Sequence[int]]) -> int:

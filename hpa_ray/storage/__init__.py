@@ -11,6 +11,7 @@ from hpa_ray.storage.files import (
     write_bytes,
     write_json,
     write_parquet,
+    write_parquet_of,
 )
 from hpa_ray.storage.many import read_many
 from hpa_ray.storage.plain_tables import read_arrow, read_parquet
@@ -47,4 +48,5 @@ __all__ = [
     "write_bytes",
     "write_json",
     "write_parquet",
+    "write_parquet_of",
 ]

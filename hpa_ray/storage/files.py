@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,17 @@ def write_parquet(uri: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write_bytes(uri, sink.getvalue())
+
+
+def write_parquet_of(uri: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """One file of many tables of a schema, of which only one is in memory at a time."""
+    with tempfile.TemporaryDirectory(prefix="hpa_ray_") as folder:
+        path = os.path.join(folder, "whole.parquet")
+        with pq.ParquetWriter(path, schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+        with pa.memory_map(path) as file:
+            write_bytes(uri, file.read_buffer())
 
 
 def list_files(uri: str) -> dict[str, int]:

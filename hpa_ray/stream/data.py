@@ -47,6 +47,13 @@ class Moments(NamedTuple):
     std: tuple[float, ...]
 
 
+def rare_classes(target_NK: np.ndarray) -> np.ndarray:
+    """(K,) bool: the classes that are there, but in a smaller share of these images than RARE_SHARE."""
+    count_K = target_NK.sum(axis=0)
+    rare_K: np.ndarray = (count_K > 0) & (count_K < RARE_SHARE * len(target_NK))
+    return rare_K
+
+
 @dataclass(frozen=True)
 class Data:
     """Small next to the pixels; sent once to every worker."""
@@ -71,9 +78,7 @@ class Data:
     @property
     def rare_K(self) -> np.ndarray:
         """bool: the classes that are there, but in a smaller share of the training images than RARE_SHARE."""
-        counts_K = self.targets_NK[self.parts["train"]].sum(axis=0)
-        rare: np.ndarray = (counts_K > 0) & (counts_K < RARE_SHARE * len(self.parts["train"]))
-        return rare
+        return rare_classes(self.targets_NK[self.parts["train"]])
 
     def ids(self, rows: np.ndarray) -> list[str]:
         return list(self.image_ids.take(pa.array(rows)).to_pylist())

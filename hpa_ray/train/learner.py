@@ -5,9 +5,8 @@ Knows nothing of where batches come from or of Ray: the host gives the device an
 """
 
 import contextlib
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.loss import build_loss
 from hpa_ray.model import build_model
+from hpa_ray.model.precision import autocast_dtype
 from hpa_ray.stream import Data, Steps, sample_seeds
 from hpa_ray.stream.device import DeviceBatch
 from hpa_ray.train.average import Average
@@ -30,7 +30,6 @@ from hpa_ray.train.optim import build_optimizer, learning_rate, peak_learning_ra
 
 STEPS = 2**32
 """More than an epoch has: a step of the run is told as epoch x STEPS + step."""
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner:
@@ -41,7 +40,7 @@ class Learner:
         self.config, self.host, self.steps, self.cut, self.device = config, host, steps, steps, host.device
         self.image_size = data.source.image_size
         self.sizes = _check_sizes(cfg.sizes, self.image_size)
-        self.dtype = _precision(cfg.precision, self.device)
+        self.dtype = autocast_dtype(cfg.precision, self.device)
         self.model = build_model(
             config.model,
             channels=data.source.channels,
@@ -204,34 +203,6 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.average.after_step(self.model)
-
-
-@contextlib.contextmanager
-def numerics(config: Config, device: torch.device) -> Iterator[None]:
-    """Settings of torch that belong to the whole process, for the time of a run; its random state comes back too."""
-    exact, on_gpu = config.train.deterministic or config.run.exact, device.type == "cuda"
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    precision = torch.get_float32_matmul_precision()
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        try:
-            if on_gpu:
-                if exact:
-                    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-                torch.backends.cudnn.benchmark = not exact
-                torch.set_float32_matmul_precision("highest" if exact else "high")
-            torch.use_deterministic_algorithms(exact)
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before[0])
-            torch.backends.cudnn.benchmark = before[1]
-            torch.set_float32_matmul_precision(precision)
-
-
-def _precision(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bf16 else torch.float32
-    return PRECISIONS[name]
 
 
 def _check_sizes(sizes: tuple[int, ...], image_size: int) -> tuple[int, ...]:

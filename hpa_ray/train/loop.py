@@ -15,12 +15,13 @@ from hpa_ray import storage
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.config import Config, stages_of
 from hpa_ray.errors import InputError, Stopped
+from hpa_ray.model.precision import numerics
 from hpa_ray.schema import Reject
 from hpa_ray.shards import CHUNK_ROWS
 from hpa_ray.stream import Data, EpochOrder, Place, Schedule, Steps, check_rejects, training_samples
 from hpa_ray.stream.device import DeviceBatch, to_device
 from hpa_ray.train.host import Host
-from hpa_ray.train.learner import STEPS, Learner, numerics
+from hpa_ray.train.learner import STEPS, Learner
 from hpa_ray.train.pictures import Pictures
 from hpa_ray.train.record import MAX_SCORED, Recorder, Seen, Watcher
 from hpa_ray.train.saving import (
@@ -45,7 +46,11 @@ def train(config: Config, data: Data, host: Host, folder: RunFolder) -> None:
     Raises Stopped where the machine asked this process to end and the state to go on from is stored.
     """
     watchdog = Watchdog(config.train.hang_timeout_s, host, folder)
-    with numerics(config, host.device), watchdog, Saver(config.train.checkpoint_every, host, folder) as saver:
+    with (
+        numerics(host.device, exact=config.exact),
+        watchdog,
+        Saver(config.train.checkpoint_every, host, folder) as saver,
+    ):
         for stage in stages_of(config):
             until = min(stage.until, config.train.stop_epoch or stage.until)
             _train(stage.config, data, host, folder, watchdog, saver, until)

@@ -78,8 +78,9 @@ def run_trial(
     rows = data.parts.get("test")
     if not with_test or rows is None or not len(rows):
         return None
-    from hpa_ray.checkpoint.model_file import load_model
     from hpa_ray.evaluate import evaluate
+    from hpa_ray.predict import open_ensemble
 
     # the study has intervals of its own, of differences between trials
-    return evaluate(config, load_model(folder.uri), data, rows, part="test", folder=folder, with_intervals=False)
+    ensemble = open_ensemble([folder.uri], config.inference)
+    return evaluate(config, ensemble, data, rows, part="test", folder=folder, with_intervals=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from hpa_ray.cli.main import main
 from hpa_ray.config import load_config
+from hpa_ray.predict import Parts
 from hpa_ray.stream import Batch, EpochOrder, Place, Sampling, Schedule, Steps, open_data, ray_feed
 from hpa_ray.stream.feed import TASK_BYTES
 
@@ -196,16 +198,31 @@ def test_a_driver_that_is_told_to_end_stores_where_it_was(dashboard: str, shards
 
 
 def test_prediction_on_two_actors_is_that_of_one_process(
-    dashboard: str, images: list[str], shards: str, storage: Path, tmp_path: Path
+    dashboard: str, images: list[str], shards: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And they go on with what that process has begun."""
+    monkeypatch.setattr(Parts, "remove", lambda parts: None)  # so that they can be looked at, and taken along
     if not (storage / "here" / "model.safetensors").exists():
         train(shards, storage, "here", "train.num_workers=0", "train.batch_size=8")
     tables = []
     for number in (0, 2):
         output = tmp_path / str(number)
-        words = [f"predict.run={storage}/here", images[0], f"predict.output={output}", "predict.batch_size=16"]
+        words = [f"predict.run={storage}/here", images[0], f"predict.output={output}", "predict.batch_size=8"]
+        words += ["predict.chunk_images=16", "predict.embeddings=true"]
+        taken = output / "parts" / "part-00002.parquet"
+        if number:
+            taken.parent.mkdir(parents=True)
+            for name in ("identity.json", taken.name):
+                shutil.copy(tmp_path / "0" / "parts" / name, taken.parent)
+            before = taken.stat().st_mtime_ns
         assert main(["predict", *words, f"predict.num_workers={number}"]) == 0
         tables.append(pq.read_table(output / "predictions.parquet"))
+    assert taken.stat().st_mtime_ns == before
+    assert len(list(taken.parent.glob("*.parquet"))) == 4
+    files = [tmp_path / name / "embeddings.parquet" for name in ("0", "2")]
+    embeddings = [np.array(pq.read_table(file)["embedding"].to_pylist()) for file in files]
+    assert embeddings[0].shape == (60, 512)
+    assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-5
     assert tables[0]["image_id"].equals(tables[1]["image_id"])
     first, second = (np.array(table["probabilities"].to_pylist()) for table in tables)
     assert np.abs(first - second).max() < 1e-6

@@ -21,7 +21,8 @@ LAYERS = (
     ("stream", "check", "explore", "duplicates", "fetch"),
     ("train", "predict", "doctor"),
     ("evaluate", "bench"),
-    ("tune",),
+    ("analysis",),
+    ("tune", "retrieval", "export"),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
