@@ -16,7 +16,11 @@ FOLDS = "folds"
 
 
 def is_crossval(uri: str) -> bool:
-    return not uri.endswith(".safetensors") and exists(join(uri, FOLDS_FILE))
+    """Raises InputError where it can not be looked at."""
+    try:
+        return not uri.endswith(".safetensors") and exists(join(uri, FOLDS_FILE))
+    except OSError as error:
+        raise InputError(f"{uri}: can not be read ({' '.join(str(error).split())[:200]})") from error
 
 
 def fold_runs(uri: str) -> list[str]:
