@@ -64,7 +64,7 @@ def test_every_image_once_by_the_fold_that_has_not_seen_it(storage: Path) -> Non
     assert [line["map"] for line in summary["fold_scores"]] == scores
     assert summary["mean_map"] == pytest.approx(np.mean(scores))
     assert summary["std_map"] == pytest.approx(np.std(scores, ddof=1))
-    stored = json.loads((cv / "thresholds.json").read_text())["thresholds"]
+    stored = json.loads((cv / "thresholds.json").read_text())["per_class"]["thresholds"]
     assert np.allclose(stored, tune_thresholds(probabilities, truth))
     assert len((cv / "per_class_oof.csv").read_text().splitlines()) == 29
 
@@ -79,7 +79,7 @@ def test_the_folder_predicts_as_the_mean_of_its_folds(storage: Path, atlas: Path
     table = pq.read_table(tmp_path / "all" / "predictions.parquet")
     assert np.abs(np.array(table["probabilities"].to_pylist()) - np.mean(each, axis=0)).max() < 1e-6
     assert set(table["model"].to_pylist()) == {"cv"}
-    stored = json.loads((cv / "thresholds.json").read_text())["thresholds"]
+    stored = json.loads((cv / "thresholds.json").read_text())["per_class"]["thresholds"]
     assert np.abs(np.array(table["thresholds"][0].as_py()) - stored).max() < 1e-6
     listed = ",".join(f"{cv}/folds/{fold}" for fold in range(3))
     done("predict", f"predict.run={listed}", images, f"predict.output={tmp_path}/listed")
