@@ -35,6 +35,7 @@ VERBS = {
     "ablate": ("change one thing at a time, with several seeds of each: what does it do?", ("tune", "data", "split")),
     "evaluate": ("score a trained model on one part of the data", ("evaluate", "data")),
     "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
+    "report": ("one page that says what a run, a study or several runs are worth", ("report",)),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
 MORE_SECTIONS = {
@@ -45,7 +46,8 @@ MORE_SECTIONS = {
 }
 MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
 MODULES |= {
-    verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates", "doctor", "bench", "train", "tune")
+    verb: f"{verb}_verb"
+    for verb in ("fetch", "check", "explore", "duplicates", "doctor", "bench", "train", "tune", "report")
 }
 MODULES |= {"ablate": "tune_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""

@@ -30,6 +30,7 @@ PATHS = {
     "run": ("storage",),
     "evaluate": ("run", "output"),
     "predict": ("run", "output", "submission"),
+    "report": ("output",),
 }
 """Every key that is a path: made absolute at once, because Ray workers run in other folders."""
 

@@ -407,6 +407,8 @@ class TrainConfig(Section):
 class TrackConfig(Section):
     pictures: bool = True
     """Draw augmented samples, the model's layers and the curves of the run into its folder figures."""
+    report: bool = True
+    """Write report.html into the run folder when the run ends."""
     tensorboard: bool = True
     """Write event files into the folder tensorboard of the run."""
     mlflow: str | None = None
@@ -524,6 +526,14 @@ class PredictConfig(Section):
     """Ray Data actors, each with the model; 0: in this process, without Ray."""
 
 
+class ReportConfig(Section):
+    run: Words = ()
+    """Folder of a run, a cross-validation or a study; several, such as runs/a,runs/b: they are compared with the
+    first."""
+    output: str | None = None
+    """The HTML file to write; unset: report.html in the folder (several folders want a place)."""
+
+
 class StorageConfig(Section):
     endpoint: str | None = None
     """Address of an S3 service other than Amazon's; unset: AWS_ENDPOINT_URL."""
@@ -572,6 +582,7 @@ class Config(Section):
     bench: BenchConfig = BenchConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = PredictConfig()
+    report: ReportConfig = ReportConfig()
     storage: StorageConfig = StorageConfig()
 
 

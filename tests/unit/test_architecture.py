@@ -22,6 +22,7 @@ LAYERS = (
     ("train", "predict", "doctor"),
     ("evaluate", "bench"),
     ("tune",),
+    ("report",),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
