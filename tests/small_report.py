@@ -25,8 +25,9 @@ KINDS = ("best", "worst", "surprising")
 
 def small_truth(num_images: int, *, seed: int = 0) -> tuple[list[str], np.ndarray]:
     """Ids and (N, 28) labels as rare and as common as those of the atlas."""
-    rows = draw_label_sets(num_images, seed=seed)
-    return [image_id for image_id, _ in rows], multi_hot([labels for _, labels in rows]).astype(bool)
+    return [f"image-{seed}-{number:05d}" for number in range(num_images)], multi_hot(
+        draw_label_sets(num_images, seed=seed)
+    ).astype(bool)
 
 
 def probabilities_for(targets_NK: np.ndarray, *, skill: float, seed: int = 0) -> np.ndarray:
@@ -124,7 +125,7 @@ def add_analysis(folder: Path, images: Path, *, per_kind: int = 1) -> Path:
                     }
                 )
     pq.write_table(pa.Table.from_pylist(rows, schema=GALLERY_ROW), folder / "gallery_test.parquet")
-    neighbors = [{"image_id": row["image_id"], "labels": row["truth"]} for row in predictions[:3]]
+    near = [{"image_id": row["image_id"], "labels": row["truth"]} for row in predictions[:3]]
     analysis = {
         "part": "test",
         "num_images": len(predictions),
@@ -138,7 +139,7 @@ def add_analysis(folder: Path, images: Path, *, per_kind: int = 1) -> Path:
                 "given": 1,
                 "probability": 0.03,
                 "score": 0.9,
-                "neighbors": neighbors,
+                "neighbors": near,
             }
             for row in predictions[:5]
         ],

@@ -7,6 +7,7 @@ from hpa_ray.figures.augmented import augmented
 from hpa_ray.figures.classes import class_distribution, class_shares, labels_per_image
 from hpa_ray.figures.colour import CONTRAST_RULE, merge_rgb, thumbnail
 from hpa_ray.figures.curves import curves
+from hpa_ray.figures.embedding import embedding_map
 from hpa_ray.figures.layers import layers_figure
 from hpa_ray.figures.matrices import cooccurrence, correlation, correlation_pair
 from hpa_ray.figures.pixels import intensity_histograms, montage
@@ -27,6 +28,7 @@ __all__ = [
     "correlation_pair",
     "curves",
     "effect_dots",
+    "embedding_map",
     "feed",
     "figure_png",
     "figure_svg",

@@ -61,7 +61,8 @@ def pr_curves(curves: Sequence[PrCurve]) -> Figure:
         colour = PALETTE[0] if number else INK  # the first is over all classes
         recall, precision = _thinned(curve.recall, curve.precision)
         axes.axhline(curve.base, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.plot(recall, precision, color=colour, linewidth=1.4, drawstyle="steps-post")
+        recall, precision = np.append(0, recall), np.append(precision[0], precision)
+        axes.plot(recall, precision, color=colour, linewidth=1.4, drawstyle="steps-pre")
         if curve.at is not None:
             axes.plot(*curve.at, "o", color=PALETTE[5], markersize=5, clip_on=False, zorder=3)
         axes.set_title("\n".join(textwrap.wrap(curve.title, 24)), fontsize=8, pad=4)
@@ -83,7 +84,12 @@ def pr_curves(curves: Sequence[PrCurve]) -> Figure:
 
 
 def _thinned(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By rising recall, of each recall the highest precision; of more than POINTS, evenly many, the ends among them."""
+    """By rising recall, of each the highest precision; of more than POINTS, evenly many, the ends among them.
+
+    The point of predicting nothing is left out: a step belongs to the recall at its right end, as in the average
+    precision, and that point has the end of no step.
+    """
+    recall, precision = recall[recall > 0], precision[recall > 0]
     order = np.lexsort((-precision, recall))
     recall, precision = recall[order], precision[order]
     first = np.append(True, recall[1:] != recall[:-1])

@@ -1,10 +1,10 @@
 """What the analysis found -> sections: confusions, suspected labels, the map. Before: files. After: run_page."""
 
-from hpa_ray.labels import CLASS_NAMES
+from hpa_ray.labels import CLASS_NAMES, multi_hot
 from hpa_ray.page import Block, Column, Section, Table, Text
 from hpa_ray.page.sections import Cell
 from hpa_ray.report.files import RunFiles
-from hpa_ray.report.parts import class_name, class_names
+from hpa_ray.report.parts import chart, class_name, class_names
 
 NO_ANALYSIS = "The run folder has no analysis of this part; `hpa-ray analyze analyze.run=FOLDER` makes one."
 SHOWN_ERRORS = 40
@@ -76,7 +76,17 @@ def map_section(run: RunFiles) -> Section:
     """What the last layer sees, in two dimensions, and how well neighbours agree."""
     if run.place is None:
         return Section("Map of the images", [Text(NO_ANALYSIS)])
-    blocks: list[Block] = []
+    from hpa_ray import figures  # late: it imports matplotlib
+
+    found = run.analysis.map if run.analysis is not None else None
+    method, explained = (found.method, found.explained) if found is not None else ("map", None)
+    drawing = figures.embedding_map(run.place.at_N2, multi_hot(run.place.truth), method=method, explained=explained)
+    caption = (
+        f"Every dot is an image, placed by {method.upper()} of what the last layer sees of it, in the colour of its "
+        "rarest class here: images that lie together look alike to the model."
+    )
+    alt = f"Scatter plot of {len(run.place.truth)} images in two dimensions, coloured by class."
+    blocks: list[Block] = [chart(drawing, caption, alt=alt)]
     retrieval = run.analysis.retrieval if run.analysis is not None else None
     if retrieval is not None:
         values = [(k, value) for k, value in enumerate(retrieval.precision_per_class) if value is not None]

@@ -9,6 +9,8 @@ from hpa_ray.errors import InputError
 from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.page import Figure
 
+NAMED = 5
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
@@ -46,7 +48,9 @@ def class_name(k: int) -> str:
 
 
 def class_names(numbers: "tuple[int, ...] | list[int]") -> str:
-    return ", ".join(CLASS_NAMES[k] for k in numbers) or "none"
+    """The first few by name."""
+    more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+    return (", ".join(CLASS_NAMES[k] for k in numbers[:NAMED]) or "none") + more
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,7 @@ def in_words(run: RunFiles) -> list[str]:
 def how_ended(run: RunFiles) -> str:
     """Empty for a run that came to its end."""
     status = run.summary.get("status")
-    if not run.summary:
+    if "epochs" not in run.summary:
         return "There is no summary.json: the run has not finished an epoch, or the file was deleted."
     if status in (None, "done"):
         return ""
