@@ -51,17 +51,18 @@ def _result(
     runs: Sequence[RunFiles], names: Sequence[str], decided: Decided | None, others: Sequence[Compared]
 ) -> list[Block]:
     part = decided.part if decided else None
+    has_intervals = any(run.interval(key, part) for run in runs for _, key in TABLE_SCORES)
     rows: list[list[Cell]] = []
     for run, name in zip(runs, names, strict=True):
         cells: list[Cell] = [name]
         for _, key in TABLE_SCORES:
-            cells += [run.score(key, part), span(run.interval(key, part)) or None]
+            cells += [run.score(key, part), *([span(run.interval(key, part)) or None] if has_intervals else [])]
         wall, epochs = run.score("wall_s", "val"), run.score("best_epoch", "val")
         cells += [None if epochs is None else int(epochs), None if wall is None else duration(wall)]
         rows.append(cells)
     columns: list[str | Column] = ["run"]
     for title, _ in TABLE_SCORES:
-        columns += [Column(title, ".3f"), "95 %"]
+        columns += [Column(title, ".3f"), *(["95 %"] if has_intervals else [])]
     where = PART_NAMES[part] if part else "part each summary is of"
     table = Table([*columns, "best epoch", "wall time"], rows, caption=f"Scores of the {where}")
     if decided is None:

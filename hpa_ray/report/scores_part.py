@@ -105,7 +105,8 @@ def precision_section(part: Part | None, *, wanted: str) -> Section:
     best, worst = by_ap[0], by_ap[-1]
     caption = (
         "Precision at each recall a class can reach by moving its threshold. Dot: the threshold in use. Dotted: the "
-        "share of images that have the class, which is what guessing gives. Classes without an image are left out."
+        "share of images that have the class, which is what guessing gives. Classes without an image are left out. The "
+        "first panel takes all classes together at one threshold; its dot, with a threshold per class, may lie off it."
     )
     alt = (
         f"Precision against recall of {len(curves) - 1} classes; average precision is highest for {best.title} "
