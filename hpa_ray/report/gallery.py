@@ -19,7 +19,7 @@ MAX_PANELS = 12
 MAX_PIXELS = 4_000_000
 KINDS = {
     "best": "right and sure",
-    "worst": "wrong and sure",
+    "worst": "missed or wrong",
     "surprising": "most surprising",
     "label_error": "label to check",
 }
