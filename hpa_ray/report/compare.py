@@ -9,7 +9,7 @@ import numpy as np
 
 from hpa_ray.errors import InputError
 from hpa_ray.metrics import cross_fit
-from hpa_ray.report.files import PARTS, RunFiles
+from hpa_ray.report.contents import PARTS, RunFiles
 
 # R resamples, N images, K classes
 

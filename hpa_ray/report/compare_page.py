@@ -8,8 +8,8 @@ from hpa_ray.labels import CLASS_NAMES, CLASS_TABLE, NUM_CLASSES
 from hpa_ray.page import Block, Column, Section, Table, Text, render_page
 from hpa_ray.page.sections import Cell
 from hpa_ray.report.compare import Compared, Decided, compare, shared_decisions
+from hpa_ray.report.contents import PART_NAMES, RunFiles
 from hpa_ray.report.facts_part import flat
-from hpa_ray.report.files import PART_NAMES, RunFiles
 from hpa_ray.report.parts import chart, duration, span, word
 
 MAX_RUNS = 36

@@ -7,7 +7,8 @@ import numpy as np
 from hpa_ray.page import Block, Column, Section, Table, Text
 from hpa_ray.page.sections import Cell
 from hpa_ray.report.compare_page import curves_block
-from hpa_ray.report.files import RunFiles, read_run
+from hpa_ray.report.contents import RunFiles
+from hpa_ray.report.files import read_run
 from hpa_ray.report.run_page import run_sections, subtitle, with_gallery
 from hpa_ray.storage import exists, join
 

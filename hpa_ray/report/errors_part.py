@@ -3,7 +3,7 @@
 from hpa_ray.labels import CLASS_NAMES, multi_hot
 from hpa_ray.page import Block, Column, Section, Table, Text
 from hpa_ray.page.sections import Cell
-from hpa_ray.report.files import RunFiles
+from hpa_ray.report.contents import RunFiles
 from hpa_ray.report.parts import chart, class_name, class_names
 
 NO_ANALYSIS = "The run folder has no analysis of this part; `hpa-ray analyze analyze.run=FOLDER` makes one."

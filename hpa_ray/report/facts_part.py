@@ -9,7 +9,7 @@ from hpa_ray.config import Config, config_tree
 from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
 from hpa_ray.page import Block, Card, Cards, Code, Column, Details, Problems, Section, Table, Text
 from hpa_ray.page.sections import Cell
-from hpa_ray.report.files import RunFiles
+from hpa_ray.report.contents import RunFiles
 from hpa_ray.report.parts import chart, photo, word
 
 LISTED_REJECTS = 50

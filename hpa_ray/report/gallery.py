@@ -9,7 +9,7 @@ from PIL import Image
 from hpa_ray.errors import InputError
 from hpa_ray.labels import CLASS_NAMES
 from hpa_ray.page import Block, Exhibit, Gallery, Text
-from hpa_ray.report.files import Shown
+from hpa_ray.report.contents import Shown
 from hpa_ray.report.parts import class_name, class_names
 
 GAP_PX = 2

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from hpa_ray.errors import InputError
-from hpa_ray.report.files import RunFiles, kind_of, read_run
+from hpa_ray.report.contents import RunFiles
+from hpa_ray.report.files import kind_of, read_run
 
 
 def report_page(uris: Sequence[str]) -> str:

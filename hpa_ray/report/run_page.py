@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from hpa_ray.page import Section, Text, render_page
+from hpa_ray.report.contents import PART_NAMES, RunFiles
 from hpa_ray.report.errors_part import error_section, map_section
 from hpa_ray.report.facts_part import data_section, settings_section, speed_section
-from hpa_ray.report.files import PART_NAMES, RunFiles
 from hpa_ray.report.gallery import gallery_blocks
 from hpa_ray.report.parts import chart
 from hpa_ray.report.scores_part import (

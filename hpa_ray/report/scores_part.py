@@ -7,7 +7,7 @@ from hpa_ray.metrics.calibration import reliability
 from hpa_ray.metrics.curves import precision_recall
 from hpa_ray.page import Block, Card, Cards, Column, Section, Table, Text
 from hpa_ray.page.sections import Cell
-from hpa_ray.report.files import PART_NAMES, Part, RunFiles
+from hpa_ray.report.contents import PART_NAMES, Part, RunFiles
 from hpa_ray.report.parts import chart, class_name, duration, number, span
 
 # N images, K classes

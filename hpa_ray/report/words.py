@@ -3,7 +3,7 @@
 import numpy as np
 
 from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
-from hpa_ray.report.files import PART_NAMES, RunFiles
+from hpa_ray.report.contents import PART_NAMES, RunFiles
 
 FEW_IMAGES = 10
 """Images of a class below which its own scores say next to nothing."""

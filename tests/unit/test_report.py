@@ -22,7 +22,8 @@ from hpa_ray.labels import NUM_CLASSES
 from hpa_ray.metrics import score_predictions
 from hpa_ray.report import report_page
 from hpa_ray.report.compare import BLOCK, Compared, compare, shared_decisions
-from hpa_ray.report.files import Shown, read_run
+from hpa_ray.report.contents import Shown
+from hpa_ray.report.files import read_run
 from hpa_ray.report.gallery import SIDES_PX, fit, folded, gallery_blocks, in_turns
 from hpa_ray.report.run_page import MAX_BYTES
 from hpa_ray.report.scores_part import score_cards
