@@ -43,6 +43,7 @@ VERBS = {
     ),
     "predict": ("classify images: probabilities and a competition csv", ("predict", "inference", "data")),
     "export": ("a trained model as files for others: safetensors, ONNX, model card", ("export",)),
+    "report": ("one page that says what a run, a study or several runs are worth", ("report",)),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
 MORE_SECTIONS = {
@@ -58,7 +59,7 @@ MODULES |= {
     verb: f"{verb}_verb"
     for verb in (
         *("fetch", "check", "explore", "duplicates", "doctor", "bench"),
-        *("train", "crossval", "tune", "export"),
+        *("train", "crossval", "tune", "export", "report"),
     )
 }
 MODULES |= {"ablate": "tune_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}

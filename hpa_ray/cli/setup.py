@@ -31,6 +31,7 @@ PATHS = {
     "evaluate": ("run", "output"),
     "predict": ("run", "output", "submission"),
     "export": ("run", "output"),
+    "report": ("output",),
 }
 """Every key that is a path: made absolute at once, because Ray workers run in other folders."""
 

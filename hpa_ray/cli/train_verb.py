@@ -49,6 +49,7 @@ MAY_DIFFER = (
 the global batch, which is told."""
 PLACES = ("data.shards", "data.images", "data.labels")
 """Keys that are known only once the images given, or the embedded ones, are shards."""
+REPORT = "report.html"
 PACKAGES = ("hpa-ray", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
 
 
@@ -113,6 +114,7 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
         f"{data.source.image_size} px) for {config.train.epochs} epochs, in {where}"
     )
     folder.write_json("environment.json", _environment())
+    folder.write_json("data.json", _data_facts(data))
     total = config.train.epochs * training_samples(config, data).num_samples
     with console.progress("train", total) as progress, tracking(config, folder, console.say) as track:
 
@@ -134,8 +136,34 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
     summary |= of_test | {"intervals": of_val | of_test.get("intervals", {})}
     summary |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1)}
     folder.write_json("summary.json", summary)
-    _say_result(summary, folder)
+    page = _report(folder) if config.track.report else ""
+    _say_result(summary, folder, page)
     return summary
+
+
+def _data_facts(data: Data) -> dict[str, Any]:
+    """data.json: what a page says of the data without having them."""
+    parts = {
+        part: {"images": len(rows), "classes": data.targets_NK[rows].sum(axis=0, dtype=np.int64).tolist()}
+        for part, rows in data.parts.items()
+        if len(rows)
+    }
+    return {"parts": parts, "notes": data.notes}
+
+
+def _report(folder: RunFolder) -> str:
+    """Write report.html; its address, or nothing where it could not be made, which must not cost the run."""
+    from hpa_ray.report import report_page  # here: none of it is needed before the end
+
+    try:
+        folder.write_text(REPORT, report_page([folder.uri]))
+    except Exception as error:  # whatever it is, the run is done and whole
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        console.say(
+            f"note: {REPORT} could not be made ({reason}) - `hpa-ray report report.run={folder.uri}` tries again"
+        )
+        return ""
+    return folder.path(REPORT)
 
 
 def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
@@ -272,7 +300,7 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _say_result(summary: dict[str, Any], folder: RunFolder) -> None:
+def _say_result(summary: dict[str, Any], folder: RunFolder, page: str) -> None:
     part = "test_" if "test_macro_f1" in summary else ""
     console.say()
     console.say(f"{'test' if part else 'validation'} part, {summary[f'{part}num_images']} images:")
@@ -289,6 +317,8 @@ def _say_result(summary: dict[str, Any], folder: RunFolder) -> None:
         console.say(f"  {name:<32}{'  '.join(f'{cell:<22}' for cell in cells)}".rstrip())
     console.say("  (in brackets 95 % intervals: other images of the same kind, the same training)")
     console.say(f"run folder: {folder.uri}")
+    if page:
+        console.say(f"to look at: {page}")
     console.say(f"next: hpa-ray predict predict.run={folder.uri} data.images=FOLDER predict.output=FOLDER")
 
 

@@ -220,10 +220,11 @@ def _rows_of(plan: Plan) -> list[tuple[str, ...]]:
 def _answer(
     plan: Plan, config: Config, data: Data, folder: RunFolder, invocation: Invocation, *, unit: Literal["CPU", "GPU"]
 ) -> dict[str, Any]:
-    """Write study.html, study.parquet and best.yaml; say the answer."""
+    """Write study.html, study.json, study.parquet and best.yaml; say the answer."""
     from hpa_ray.explore.folder import FigureFolder  # matplotlib takes a second
     from hpa_ray.tune.answer import find_answer, study_table
     from hpa_ray.tune.page import study_page
+    from hpa_ray.tune.stored import FACTS, Facts
     from hpa_ray.tune.words import in_words
 
     trials = [plan.trials[number] for number in sorted(plan.trials)]
@@ -263,6 +264,14 @@ def _answer(
     command = " ".join(
         [f"hpa-ray {invocation.verb}", *map(shlex.quote, without_credentials([*given, *invocation.words]))]
     )
+    facts = Facts(
+        rare=np.flatnonzero(data.rare_K).tolist(),
+        unit=unit,
+        units_per_trial=float(plan.devices),
+        command=command,
+        reproduce=list(again),
+    )
+    folder.write_json(FACTS, facts.model_dump())
     page = study_page(found, FigureFolder(folder.uri), name=config.run.name or "", command=command, reproduce=again)
     folder.write_text("study.html", page)
     words = in_words(found)

@@ -420,6 +420,8 @@ class ThresholdsConfig(Section):
 class TrackConfig(Section):
     pictures: bool = True
     """Draw augmented samples, the model's layers and the curves of the run into its folder figures."""
+    report: bool = True
+    """Write report.html into the run folder when the run ends."""
     tensorboard: bool = True
     """Write event files into the folder tensorboard of the run."""
     mlflow: str | None = None
@@ -576,6 +578,14 @@ class ExportConfig(Section):
     """Write model.onnx (needs the extra `onnx`); unset: if the extra is there."""
 
 
+class ReportConfig(Section):
+    run: Words = ()
+    """Folder of a run, a cross-validation or a study; several, such as runs/a,runs/b: they are compared with the
+    first."""
+    output: str | None = None
+    """The HTML file to write; unset: report.html in the folder (several folders want a place)."""
+
+
 class StorageConfig(Section):
     endpoint: str | None = None
     """Address of an S3 service other than Amazon's; unset: AWS_ENDPOINT_URL."""
@@ -628,6 +638,7 @@ class Config(Section):
     predict: PredictConfig = PredictConfig()
     crossval: CrossvalConfig = CrossvalConfig()
     export: ExportConfig = ExportConfig()
+    report: ReportConfig = ReportConfig()
     storage: StorageConfig = StorageConfig()
 
     @property

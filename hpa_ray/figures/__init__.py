@@ -7,9 +7,12 @@ from hpa_ray.figures.augmented import augmented
 from hpa_ray.figures.classes import class_distribution, class_shares, labels_per_image
 from hpa_ray.figures.colour import CONTRAST_RULE, merge_rgb, thumbnail
 from hpa_ray.figures.curves import curves
+from hpa_ray.figures.embedding import embedding_map
 from hpa_ray.figures.layers import layers_figure
-from hpa_ray.figures.matrices import cooccurrence, correlation
+from hpa_ray.figures.matrices import cooccurrence, correlation, correlation_pair
 from hpa_ray.figures.pixels import intensity_histograms, montage
+from hpa_ray.figures.runs import feed, run_curves, score_differences
+from hpa_ray.figures.scores import pr_curves, reliability, threshold_dots
 from hpa_ray.figures.study import class_effects, effect_dots, final_differences, parallel_trials, study_curves
 from hpa_ray.figures.style import as_jpeg, figure_png, figure_svg
 
@@ -22,8 +25,11 @@ __all__ = [
     "class_shares",
     "cooccurrence",
     "correlation",
+    "correlation_pair",
     "curves",
     "effect_dots",
+    "embedding_map",
+    "feed",
     "figure_png",
     "figure_svg",
     "final_differences",
@@ -33,6 +39,11 @@ __all__ = [
     "merge_rgb",
     "montage",
     "parallel_trials",
+    "pr_curves",
+    "reliability",
+    "run_curves",
+    "score_differences",
     "study_curves",
+    "threshold_dots",
     "thumbnail",
 ]

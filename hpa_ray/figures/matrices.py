@@ -1,5 +1,6 @@
 """Which classes occur together: heat maps over 28 x 28 classes. Before: figures/style. After: explore."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from hpa_ray.figures.style import FAINT, INK, class_label, new_figure, styled
+from hpa_ray.figures.style import FAINT, INK, SOFT, class_label, new_figure, styled
 
 # N images, K class
 
@@ -86,6 +87,41 @@ def correlation(targets_NK: np.ndarray) -> Figure:
     bar.set_label(f"correlation (phi);\nnumbers where it is {SHOWN_PHI} or more either way")
     bar.outline.set_visible(False)
     _name_both(axes, order, grid="white")
+    return figure
+
+
+@styled
+def correlation_pair(true_KK: np.ndarray, predicted_KK: np.ndarray, order: Sequence[int], *, limit: float) -> Figure:
+    """Two heat maps of the correlation of classes, of the truth and of what is predicted, on one scale."""
+    size = len(order)
+    side = max(0.175 * size, 2.4)
+    width, height = 2 * side + 3.6, side + 1.0
+    figure = Figure(figsize=(width, height))
+    names = [class_label(k) for k in order]
+    image = None
+    for number, (title, values_KK) in enumerate((("In the labels", true_KK), ("In the predictions", predicted_KK))):
+        axes = figure.add_axes(
+            ((2.35 + number * (side + 0.3)) / width, 0.6 / height, side / width, side / height), facecolor=EMPTY
+        )
+        shown = values_KK[np.ix_(order, order)].copy()
+        np.fill_diagonal(shown, np.nan)
+        image = axes.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        axes.set_title(title)
+        axes.set_xticks(range(size), [str(k) for k in order], fontsize=6.5, rotation=90)
+        axes.set_yticks(range(size), names if not number else [], fontsize=7)
+        axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=0.5)
+        axes.tick_params(which="both", length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    assert image is not None
+    bar_axes = figure.add_axes(((2.35 + 2 * side + 0.45) / width, 0.75 / height, 0.13 / width, (side - 0.3) / height))
+    bar = figure.colorbar(image, cax=bar_axes, ticks=np.linspace(-limit, limit, 5))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+.3g}".replace("-", "\u2212")))
+    bar.set_label("correlation (phi)")
+    bar.outline.set_visible(False)
+    figure.text(2.35 / width, 0.08 / height, "Number of the class. Gray: not defined.", fontsize=8, color=SOFT)
     return figure
 
 

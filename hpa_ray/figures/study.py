@@ -263,7 +263,11 @@ def study_curves(curves: Sequence[TrialCurve], *, score: str, winner: int | None
 
 @styled
 def final_differences(
-    panels: Sequence[tuple[str, Sequence[ClassInterval]]], *, score: str, larger: bool = True
+    panels: Sequence[tuple[str, Sequence[ClassInterval]]],
+    *,
+    score: str,
+    larger: bool = True,
+    against: str = "the baseline, test part",
 ) -> Figure:
     """Per class, how far each final lies from the baseline; a panel per final, rows as given, rare classes marked."""
     rows = panels[0][1]
@@ -296,7 +300,7 @@ def final_differences(
             for label, row in zip(axes.get_yticklabels(), rows, strict=True):
                 label.set_fontweight("bold" if row.k is None or row.is_rare else "normal")
     _symmetric(drawn[0], [(row.value, row.low, row.high) for _, of_final in panels for row in of_final])
-    figure.supxlabel(f"difference in {score} to the baseline, test part", fontsize=9, color=INK)
+    figure.supxlabel(f"difference in {score} to {against}", fontsize=9, color=INK)
     _verdict_legend(figure, "better", "worse", rare=any(row.is_rare for row in rows))
     return figure
 

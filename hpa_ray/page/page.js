@@ -23,3 +23,19 @@ for (const table of document.querySelectorAll("table")) {
     });
   });
 }
+for (const gallery of document.querySelectorAll(".gallery")) {
+  const bar = gallery.querySelector(".filters");
+  if (!bar) continue;
+  const tiles = [...gallery.querySelectorAll("figure")];
+  const selects = [...bar.querySelectorAll("select")];
+  const show = () => {
+    for (const tile of tiles)
+      tile.hidden = selects.some((one) => one.value && tile.getAttribute(`data-value-${one.dataset.filter}`) !== one.value);
+    const left = tiles.filter((tile) => !tile.hidden).length;
+    bar.querySelector("[role=status]").textContent = `${left} of ${tiles.length} shown`;
+  };
+  selects.forEach((one) => one.addEventListener("change", show));
+  bar.hidden = false;
+  show();  // a browser that goes back keeps what was chosen
+}
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));

@@ -8,12 +8,13 @@ import functools
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpa_ray import __version__
-from hpa_ray.page.sections import Cell, Column, Figure, Section, Table
+from hpa_ray.page.sections import Cell, Column, Figure, Gallery, Section, Table
 from hpa_ray.progress import one_line
 from hpa_ray.redact import redact
 
@@ -56,6 +57,7 @@ def _template() -> "jinja2.Template":
         "width_px": _width_px,
         "cell": _text,
         "paragraphs": _paragraphs,
+        "choices": _choices,
     }
     return environment.get_template("page.html.jinja")
 
@@ -119,6 +121,15 @@ def _text(cell: Cell, spec: str = "") -> str:
     if not math.isfinite(cell):
         return str(cell)
     return format(cell, spec or ("," if isinstance(cell, int) else ".4g"))
+
+
+def _choices(gallery: Gallery) -> list[list[tuple[str, int]]]:
+    """Per filter of a gallery: its values with how many tiles have them."""
+    wrong = next((tile for tile in gallery.tiles if len(tile.values) != len(gallery.filters)), None)
+    if wrong is not None:
+        raise ValueError(f"a tile of {len(wrong.values)} values in a gallery of {len(gallery.filters)} filters")
+    counts = [Counter(tile.values[k] for tile in gallery.tiles) for k in range(len(gallery.filters))]
+    return [[(value, number) for value, number in count.items() if value] for count in counts]
 
 
 def _paragraphs(text: str) -> list[str]:

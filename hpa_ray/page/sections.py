@@ -111,7 +111,40 @@ class Problems:
     none: str = "None found."
 
 
-Block: TypeAlias = Text | Code | Cards | Table | Figure | Figures | Grid | Problems
+@dataclass(frozen=True)
+class Exhibit:
+    """A tile of a gallery. `values`: by which each of the gallery's filters shows or hides it; "" is always hidden by
+    a choice. `alt` is what a reader hears who can not see the picture."""
+
+    image: bytes
+    alt: str
+    values: Sequence[str] = ()
+    title: str = ""
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures with a select element per filter; without JavaScript there are no filters, and all pictures are seen.
+
+    Choices come in the order in which their values first appear among the tiles.
+    """
+
+    tiles: Sequence[Exhibit]
+    filters: Sequence[str] = ()
+    tile_px: int = 260
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks below a line that opens and closes them, with or without JavaScript; on paper they are open."""
+
+    summary: str
+    blocks: "Sequence[Block]"
+
+
+Block: TypeAlias = Text | Code | Cards | Table | Figure | Figures | Grid | Problems | Gallery | Details
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from object_store import ACCESS_KEY, SECRET_KEY, Faults, ObjectStore, object_store
+from small_report import write_run
 
 from hpa_ray import storage
 from hpa_ray.cli.main import main
+from hpa_ray.report import report_page
 from hpa_ray.storage import list_files, read_bytes
 
 FAULTS = Faults(slow_down=0.06, stall=0.01, stall_s=3.0, cut=0.03, reset=0.03, seed=5)
@@ -164,3 +166,14 @@ def test_a_store_that_stays_down_is_told_in_a_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert "s3://hpa/train.csv" in line
     assert "2 attempts" in line
+
+
+def test_the_page_of_a_run_in_a_bucket_is_that_of_a_disk(
+    faulty: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "one", num_images=40)
+    for path in folder.iterdir():
+        faulty.put("hpa", f"pages/one/{path.name}", path.read_bytes())
+    result = done(capsys, "report", *keys(faulty), "report.run=s3://hpa/pages/one")
+    assert result["output"] == "s3://hpa/pages/one/report.html"
+    assert read_bytes(result["output"]).decode() == report_page([str(folder)])

@@ -23,7 +23,7 @@ from hpa_ray.checkpoint.model_file import load_model, save_model
 from hpa_ray.cli.main import main
 
 RUN_FILES = {"config.yaml", "summary.json", "metrics.jsonl", "per_class.csv", "predictions_val.parquet"}
-RUN_FILES |= {"thresholds.json", "model.safetensors", "environment.json", "run.log"}
+RUN_FILES |= {"thresholds.json", "model.safetensors", "environment.json", "run.log", "data.json", "report.html"}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,30 @@ def test_the_run_folder_holds_all_that_was_promised(straight: Path) -> None:
     resolved = yaml.safe_load((straight / "config.yaml").read_text())
     assert resolved["model"]["name"] == "resnet18"
     assert "test part" in (straight / "run.log").read_text()
+
+
+def test_the_run_ends_with_its_page(straight: Path, words: list[str]) -> None:
+    html = (straight / "report.html").read_text()
+    summary = json.loads((straight / "summary.json").read_text())
+    assert f"<dd>{summary['test_macro_f1_tuned']:.3f}</dd>" in html
+    assert f"to look at: {straight}/report.html" in (straight / "run.log").read_text()
+    facts = json.loads((straight / "data.json").read_text())["parts"]
+    assert {part: fact["images"] for part, fact in facts.items()} == {"train": 36, "val": 12, "test": 12}
+    truth = pq.read_table(straight / "predictions_test.parquet")["truth"].to_pylist()
+    assert facts["test"]["classes"] == [sum(k in labels for labels in truth) for k in range(28)]
+
+
+def test_a_page_that_can_not_be_made_does_not_cost_the_run(words: list[str]) -> None:
+    folder = folder_of(words, "unpaged")
+    once = [*words, "run.name=unpaged", "train.epochs=2", "train.stop_epoch=1"]
+    assert main(["train", *once, "track.report=false"]) == 0
+    assert not (folder / "report.html").exists()
+    (folder / "report.html").mkdir()  # no file can take its place
+    assert main(["train", *words, "run.name=unpaged", "train.epochs=2", "run.resume=true"]) == 0
+    assert json.loads((folder / "summary.json").read_text())["status"] == "done"
+    log = (folder / "run.log").read_text()
+    assert "note: report.html could not be made (IsADirectoryError" in log
+    assert "to look at" not in log
 
 
 def test_the_loss_falls(straight: Path) -> None:

@@ -23,6 +23,7 @@ LAYERS = (
     ("evaluate", "bench"),
     ("analysis",),
     ("tune", "retrieval", "export"),
+    ("report",),
     ("cli",),
 )
 LEVEL = {stage: level for level, stages in enumerate(LAYERS) for stage in stages}
@@ -89,7 +90,7 @@ def test_the_package_and_the_readers_of_pixels_import_neither_torch_nor_ray() ->
         "hpa_ray, hpa_ray.config, hpa_ray.cli.main, hpa_ray.manifest, hpa_ray.ingest, hpa_ray.shards, hpa_ray.synth"
     )
     modules += ", hpa_ray.stream, hpa_ray.metrics, hpa_ray.train, hpa_ray.cli.train_verb, hpa_ray.cli.doctor_verb"
-    modules += ", hpa_ray.bench, hpa_ray.cli.bench_verb"
+    modules += ", hpa_ray.bench, hpa_ray.cli.bench_verb, hpa_ray.report, hpa_ray.cli.report_verb"
     heavy = run(f"import sys, {modules}; print(sorted({{'torch', 'ray', 'torchvision'}} & set(sys.modules)))")
     assert heavy.strip() == "[]"
 

@@ -13,8 +13,11 @@ from hpa_ray.page import (
     Cards,
     Code,
     Column,
+    Details,
+    Exhibit,
     Figure,
     Figures,
+    Gallery,
     Grid,
     Problems,
     Section,
@@ -70,6 +73,8 @@ def everything(text: str) -> list[Block]:
         Grid([Tile([PNG, PNG], text, [text])], caption=text),
         Problems([text]),
         Problems([], none=text),
+        Gallery([Exhibit(PNG, text, [text], text, [text])], [text], caption=text),
+        Details(text, [Text(text)]),
     ]
 
 
@@ -80,8 +85,9 @@ def test_text_stays_text_in_every_block() -> None:
     assert not re.search(r"<script>alert", html)
     told = [text for tag, text in parsed.texts if tag not in ("style", "script")]
     # title, h1, subtitle, h2, footer; text, code, a card's three, a table's five, two figures' three, a grid's three,
-    # two lists' two (a tag among the text ends a piece of it, so the beginnings are counted)
-    assert sum(text.startswith(EVIL[:20]) for text in told) == 5 + 1 + 1 + 3 + 5 + 3 + 3 + 2
+    # two lists' two, a gallery's filter, its choice and three more, details' two (a tag among the text ends a piece of
+    # it, so the beginnings are counted)
+    assert sum(text.startswith(EVIL[:20]) for text in told) == 5 + 1 + 1 + 3 + 5 + 3 + 3 + 2 + 5 + 2
     assert not any("49" in text for text in told)
     for attributes in (attrs for _, attrs in parsed.tags):
         assert not any(name.startswith("on") for name in attributes)
@@ -175,3 +181,27 @@ def test_links_to_sections_from_three_on() -> None:
 
     assert links(2) == []
     assert links(3) == ["#s1", "#s2", "#s3"]
+
+
+def test_a_gallery_has_a_select_per_filter_that_is_hidden_without_a_script() -> None:
+    tiles = [Exhibit(PNG, f"tile {k}", (kind, "x")) for k, kind in enumerate(["b", "a", "b", ""])]
+    parsed = page(Gallery(tiles, ("kind", "other"), caption="few"))
+    (bar,) = [attrs for attrs in parsed.of("div") if attrs.get("class") == "filters"]
+    assert "hidden" in bar
+    assert len(parsed.of("select")) == len(parsed.of("label")) == 2
+    assert parsed.text_of("option") == ["all (4)", "b (2)", "a (1)", "all (4)", "x (4)"]
+    figures = parsed.of("figure")
+    assert [attrs["data-value-0"] for attrs in figures] == ["b", "a", "b", ""]
+    assert not any("hidden" in attrs for attrs in figures)
+    assert [attrs["alt"] for attrs in parsed.of("img")] == ["tile 0", "tile 1", "tile 2", "tile 3"]
+    assert page(Gallery(tiles[:0], ("kind",))).text_of("option") == ["all (0)"]
+    with pytest.raises(ValueError, match="a tile of 2 values in a gallery of 1 filters"):
+        page(Gallery(tiles, ("kind",)))
+
+
+def test_details_hold_any_blocks_and_open_without_a_script() -> None:
+    parsed = page(Details("more", [Table(["a"], [("cell",)]), Details("inner", [Text("deep")])]))
+    assert len(parsed.of("details")) == 2
+    assert parsed.text_of("summary") == ["more", "inner"]
+    assert parsed.text_of("td") == ["cell"]
+    assert parsed.text_of("p") == ["deep"]
