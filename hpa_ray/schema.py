@@ -35,7 +35,15 @@ PREDICTION_ROW = pa.schema(
         ("truth", LABELS),  # null where not known
     ]
 )
-EMBEDDING_ROW = pa.schema([("image_id", pa.string()), ("truth", LABELS), ("embedding", pa.list_(pa.float32()))])
+EMBEDDING_ROW = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("truth", LABELS),
+        ("embedding", pa.list_(pa.float32())),
+        ("map_x", pa.float32()),  # place on a map of the images, null where none was drawn
+        ("map_y", pa.float32()),
+    ]
+)
 """What the last layer of a model sees of an image."""
 GALLERY_ROW = pa.schema(
     [

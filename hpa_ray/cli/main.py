@@ -34,6 +34,7 @@ VERBS = {
     "tune": ("search what helps the rare classes: loss, weights, sampling, augmentation", ("tune", "data", "split")),
     "ablate": ("change one thing at a time, with several seeds of each: what does it do?", ("tune", "data", "split")),
     "evaluate": ("score a trained model on one part of the data", ("evaluate", "data")),
+    "analyze": ("look at what a trained model gets right and wrong: examples, confusions, a map", ("analyze", "data")),
     "predict": ("classify images: probabilities and a competition csv", ("predict", "data")),
     "config": ("show the resolved configuration (`config show`) or every key (`config keys`)", ()),
 }
@@ -45,9 +46,11 @@ MORE_SECTIONS = {
 }
 MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
 MODULES |= {
-    verb: f"{verb}_verb" for verb in ("fetch", "check", "explore", "duplicates", "doctor", "bench", "train", "tune")
+    verb: f"{verb}_verb"
+    for verb in ("fetch", "check", "explore", "duplicates", "doctor", "bench", "train", "analyze", "tune")
 }
-MODULES |= {"ablate": "tune_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
+MODULES |= {"ablate": "tune_verb", "config": "config_verb"}
+MODULES |= dict.fromkeys(("evaluate", "predict"), "model_verbs")
 """Where a verb is; one that needs no torch is in a module that does not import it."""
 DRY_RUN = ("prepare", "fetch")
 PLACE_ERRORS = frozenset(

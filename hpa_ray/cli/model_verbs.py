@@ -1,13 +1,13 @@
 """`evaluate` and `predict`: from a run folder to scores and labels."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from hpa_ray.checkpoint.model_file import load_model
+from hpa_ray.checkpoint.model_file import ShippedModel, load_model
 from hpa_ray.checkpoint.results import prediction_table
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli.main import Invocation
@@ -22,14 +22,38 @@ from hpa_ray.progress import console
 from hpa_ray.schema import Reject, rejected_table
 from hpa_ray.shards import ShardSource, open_shards
 from hpa_ray.storage import absolute, join, write_parquet
-from hpa_ray.stream import open_data
+from hpa_ray.stream import Data, open_data
 from hpa_ray.stream.data import stored_matching
 
 
+class Trained(NamedTuple):
+    """A model and the part of labelled data that a verb asks for."""
+
+    config: Config
+    shipped: ShippedModel
+    data: Data
+    rows: np.ndarray  # of the manifest
+    part: str
+    folder: RunFolder
+
+
 def evaluate(invocation: Invocation) -> dict[str, Any]:
-    run = load_config(invocation.words, recipe=invocation.recipe, file=invocation.file).evaluate.run
+    config, shipped, data, rows, part, folder = open_trained(invocation)
+    with console.progress("evaluate", len(rows)) as show:
+        summary = evaluate_model(config, shipped, data, rows, part=part, folder=folder, on_progress=show)
+    for name, value in summary.items():
+        console.say(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
+    console.say(f"written: {folder.uri}/summary_{part}.json and predictions_{part}.parquet")
+    return summary
+
+
+def open_trained(invocation: Invocation) -> Trained:
+    """What VERB.run, VERB.part and VERB.output of `evaluate` or `analyze` name. Raises InputError."""
+    verb = invocation.verb
+    words, recipe, file = invocation.words, invocation.recipe, invocation.file
+    run: str | None = getattr(load_config(words, recipe=recipe, file=file), verb).run
     if run is None:
-        raise InputError("evaluate needs evaluate.run=RUN_FOLDER (or a model.safetensors)")
+        raise InputError(f"{verb} needs {verb}.run=RUN_FOLDER (or a model.safetensors)")
     shipped = load_model(absolute(run))
     config = resolve(invocation, base=_trained_with(run, shipped.card.config))
     if shipped.card.channels != config.data.channels:
@@ -42,17 +66,12 @@ def evaluate(invocation: Invocation) -> dict[str, Any]:
             f"the images are of {data.source.image_size} px, the model takes {shipped.card.image_size} px: prepare "
             f"them again with data.image_size={shipped.card.image_size}"
         )
-    part = config.evaluate.part
-    rows = np.arange(len(data.image_ids)) if part == "all" else data.parts.get(part, np.empty(0, np.int64))
+    cfg = getattr(config, verb)
+    rows = np.arange(len(data.image_ids)) if cfg.part == "all" else data.parts.get(cfg.part, np.empty(0, np.int64))
     if not len(rows):
-        raise InputError(f"evaluate.part = {part}: the data has no images in it")
-    folder = RunFolder(config.evaluate.output or (os.path.dirname(run) if run.endswith(".safetensors") else run))
-    with console.progress("evaluate", len(rows)) as show:
-        summary = evaluate_model(config, shipped, data, rows, part=part, folder=folder, on_progress=show)
-    for name, value in summary.items():
-        console.say(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
-    console.say(f"written: {folder.uri}/summary_{part}.json and predictions_{part}.parquet")
-    return summary
+        raise InputError(f"{verb}.part = {cfg.part}: the data has no images in it")
+    folder = RunFolder(cfg.output or (os.path.dirname(run) if run.endswith(".safetensors") else run))
+    return Trained(config, shipped, data, rows, cfg.part, folder)
 
 
 def _trained_with(run: str, text: str) -> Config:

@@ -29,6 +29,7 @@ PATHS = {
     "bench": ("output",),
     "run": ("storage",),
     "evaluate": ("run", "output"),
+    "analyze": ("run", "output", "out_of_fold"),
     "predict": ("run", "output", "submission"),
 }
 """Every key that is a path: made absolute at once, because Ray workers run in other folders."""

@@ -1,14 +1,16 @@
 """Figures from plain arrays, ready for a paper. Importing it imports matplotlib: do so late, in a verb's function.
 
-Before: labels, channels, known. After: explore, cli.
+Before: labels, channels, known. After: explore, train, analysis, tune, cli.
 """
 
 from hpa_ray.figures.augmented import augmented
 from hpa_ray.figures.classes import class_distribution, class_shares, labels_per_image
 from hpa_ray.figures.colour import CONTRAST_RULE, merge_rgb, thumbnail
 from hpa_ray.figures.curves import curves
+from hpa_ray.figures.embedding import embedding_map
 from hpa_ray.figures.layers import layers_figure
-from hpa_ray.figures.matrices import cooccurrence, correlation
+from hpa_ray.figures.matrices import confusion_heatmap, cooccurrence, correlation
+from hpa_ray.figures.overlay import overlay
 from hpa_ray.figures.pixels import intensity_histograms, montage
 from hpa_ray.figures.study import class_effects, effect_dots, final_differences, parallel_trials, study_curves
 from hpa_ray.figures.style import as_jpeg, figure_png, figure_svg
@@ -20,10 +22,12 @@ __all__ = [
     "class_distribution",
     "class_effects",
     "class_shares",
+    "confusion_heatmap",
     "cooccurrence",
     "correlation",
     "curves",
     "effect_dots",
+    "embedding_map",
     "figure_png",
     "figure_svg",
     "final_differences",
@@ -32,6 +36,7 @@ __all__ = [
     "layers_figure",
     "merge_rgb",
     "montage",
+    "overlay",
     "parallel_trials",
     "study_curves",
     "thumbnail",

@@ -20,7 +20,7 @@ LAYERS = (
     ("ingest", "checkpoint"),
     ("stream", "check", "explore", "duplicates", "fetch"),
     ("train", "predict", "doctor"),
-    ("evaluate", "bench"),
+    ("evaluate", "analysis", "bench"),
     ("tune",),
     ("cli",),
 )
