@@ -15,7 +15,7 @@ from PIL import Image
 
 from hpa_ray.analysis.embed import Viewer
 from hpa_ray.analysis.examples import Kind
-from hpa_ray.analysis.gradcam import Method, grad_cam
+from hpa_ray.analysis.gradcam import Method, Place, find_place, grad_cam
 from hpa_ray.schema import GALLERY_ROW
 
 STRIP_PX = 112
@@ -44,6 +44,7 @@ def gallery(viewer: Viewer, shown: Sequence[Shown], *, gradcam: bool) -> tuple[p
     """
     rows: list[dict[str, Any]] = []
     method: Method | None = None
+    place: Place | None = None
     source = viewer.data.source
     for start in range(0, len(shown), CHUNK):
         chunk = shown[start : start + CHUNK]
@@ -57,7 +58,8 @@ def gallery(viewer: Viewer, shown: Sequence[Shown], *, gradcam: bool) -> tuple[p
         if gradcam:
             given = viewer.images(pixels_BCSS, np.array([one.row for one in chunk]))
             classes_B = torch.tensor([one.of for one in chunk], device=viewer.device)
-            cam = grad_cam(viewer.model, given, classes_B)
+            place = place or find_place(viewer.model, given, classes_B)
+            cam = grad_cam(viewer.model, given, classes_B, at=place)
             heats, method = list(cam.maps_Bss), cam.method
         ids = viewer.data.ids(np.array([one.row for one in chunk]))
         for one, image_id, image_CSS, heat_ss in zip(chunk, ids, pixels_BCSS, heats, strict=True):

@@ -48,29 +48,38 @@ class Place(NamedTuple):
     """How much further up and left than the cells of an even grid its places lie, in cells."""
 
 
-def grad_cam(model: Classifier, images_BCSS: Tensor, classes_B: Tensor, *, batch_size: int = 16) -> Cam:
+def grad_cam(
+    model: Classifier, images_BCSS: Tensor, classes_B: Tensor, *, batch_size: int = 16, at: Place | None = None
+) -> Cam:
     """The map for one class of each image; images as the model takes them, on its device, uint8 or float32.
 
-    The layer is the last before the head on which the logit depends and that has LEAST_SIDE places on a side; of a
-    network that has none, the last with more than one place. For most networks of usual image sizes that is the last
-    map of all, for a vision transformer what goes into its last attention, as after it only the class token counts. A
-    model without such a layer (mlp6) gets |intensity * slope of the logit| of its normalised input, summed over
-    stains and in each cell of a grid: method `input gradient`. Maps are 0 where all that is there speaks against the
-    class. The model's mode, parameters and gradients stay as they were.
+    at: the layer, as find_place gives it; unset, it is looked for. A model without one (mlp6) gets |intensity * slope
+    of the logit| of its normalised input, summed over stains and in each cell of a grid: method `input gradient`. Maps
+    are 0 where all that is there speaks against the class. The model's mode, parameters and gradients stay as they are.
     """
     if not len(images_BCSS):
         return Cam(np.zeros((0, 1, 1), np.float32), "grad-cam")
-    with _in_eval_mode(model), torch.enable_grad():
-        first = images_BCSS[:1], classes_B[:1]
-        latest = places(model, images_BCSS)[::-1]
-        latest = [place for small in (False, True) for place in latest if (place.side < LEAST_SIDE) is small]
-        place = next((place for place in latest if _counts(model, *first, place)), None)
+    place = at or find_place(model, images_BCSS, classes_B)
+    with _in_eval_mode(model):
         steps = list(zip(torch.split(images_BCSS, batch_size), torch.split(classes_B, batch_size), strict=True))
         if place is None:
             maps = [_input_gradient(model, images, classes) for images, classes in steps]
             return Cam(torch.cat(maps).cpu().numpy(), "input gradient")
         maps = [_evenly(_cam(*_map_and_slope(model, *step, place)), place.shift) for step in steps]
     return Cam(torch.cat(maps).cpu().numpy(), "grad-cam")
+
+
+def find_place(model: Classifier, images_BCSS: Tensor, classes_B: Tensor) -> Place | None:
+    """The last layer before the head on which the logit depends and that has LEAST_SIDE places on a side.
+
+    Of a network that has none, the last with more than one place; None where there is none at all. For most networks of
+    usual image sizes that is the last map of all, for a vision transformer what goes into its last attention, as
+    after it only the class token counts. The first of the images is tried.
+    """
+    with _in_eval_mode(model):
+        latest = places(model, images_BCSS)[::-1]
+        latest = [place for small in (False, True) for place in latest if (place.side < LEAST_SIDE) is small]
+        return next((place for place in latest if _counts(model, images_BCSS[:1], classes_B[:1], place)), None)
 
 
 def places(model: Classifier, images_BCSS: Tensor) -> list[Place]:
@@ -157,18 +166,29 @@ def _counts(model: Classifier, images: Tensor, classes: Tensor, place: Place) ->
 
 
 def _map_and_slope(model: Classifier, images: Tensor, classes: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-    """Two (B, F, s, s): the layer's output, and the slope of the logits in it."""
+    """Two (B, F, s, s): the layer's output, and the slope of the logits in it.
+
+    Only what comes after the layer keeps what gradients need: of the whole network that would be as much as training.
+    """
     kept: list[Tensor] = []
-    handle = model.backbone.get_submodule(place.module).register_forward_hook(lambda m, i, output: kept.append(output))
+
+    def begin(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        torch.set_grad_enabled(True)  # until the end of the `with` below
+        kept.append(output.detach().requires_grad_())
+        return kept[-1].clone()  # which a ReLU may change in place
+
+    handle = model.backbone.get_submodule(place.module).register_forward_hook(begin)
     try:
-        # the images ask for gradients, as all parameters may be frozen
-        logits_BK = model(images.detach().float().requires_grad_())
+        with torch.no_grad():
+            slope = torch.zeros(())
+            chosen = _chosen(model(images), classes)
+            if chosen.requires_grad:
+                (found,) = torch.autograd.grad(chosen, kept[-1], allow_unused=True)
+                slope = slope if found is None else found
     finally:
         handle.remove()
-    output = kept[-1]  # of a layer that is used several times, the last
-    (slope,) = torch.autograd.grad(_chosen(logits_BK, classes), output, allow_unused=True)
-    slope = torch.zeros_like(output) if slope is None else slope
-    return _as_map(output.detach(), place), _as_map(slope, place)
+    output = kept[-1].detach()  # of a layer that is used several times, the last
+    return _as_map(output, place), _as_map(slope.to(output).expand_as(output), place)
 
 
 def _as_map(output: Tensor, place: Place) -> Tensor:
@@ -199,8 +219,9 @@ def _evenly(maps_Bss: Tensor, shift: float) -> Tensor:
 
 
 def _input_gradient(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
-    x = model.normalized(images.detach().float()).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(_chosen(model.backbone(x), classes), x)
+    with torch.enable_grad():
+        x = model.normalized(images.float()).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(_chosen(model.backbone(x), classes), x)
     strength = (x.detach() * slope).abs().sum(1, keepdim=True)
     side = min(INPUT_GRID, x.shape[-1])
     return _to_one(functional.adaptive_avg_pool2d(strength, side)[:, 0])

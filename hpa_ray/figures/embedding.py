@@ -49,6 +49,7 @@ def embedding_map(
             edgecolors="white",
             linewidths=0.2 if many else 0.4,
             alpha=0.75 if many else 0.9,
+            zorder=3 + place if known else 2,
             label=f"{class_label(k) if known else 'no class'}  ({len(x_N):,})",
         )
     for place, (axis, name) in enumerate(zip((axes.xaxis, axes.yaxis), ("first", "second"), strict=True)):
@@ -58,7 +59,9 @@ def embedding_map(
         axis.set_ticks([])  # the numbers mean nothing
     axes.set_title(f"{len(points_N2):,} images, by the rarest class on each")
     if classes:
-        legend = figure.legend(loc="outside right upper", fontsize=8, handletextpad=0.3, labelspacing=0.35)
+        legend = figure.legend(
+            loc="outside right upper", fontsize=8, markerscale=2 if many else 1, handletextpad=0.3, labelspacing=0.35
+        )
         for handle in legend.legend_handles:
             if handle is not None:
                 handle.set_alpha(1)

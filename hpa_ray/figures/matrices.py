@@ -29,6 +29,8 @@ SHOWN_PHI = 0.05
 CELL_IN = 0.32
 LEAST_CELLS = 8
 NAMED_CELLS = 4
+BOLD_IMAGES = 3
+"""Below it nearly every pair of rare classes would stand out."""
 
 
 @styled
@@ -97,8 +99,8 @@ def confusion_heatmap(counts_KK: np.ndarray, missed_K: np.ndarray, lift_KK: np.n
     """What was predicted, wrongly, on images of which a class was missed: see analysis/confusions for what it can say.
 
     counts_KK: images on which the row's class was missed and the column's predicted; missed_K: on which the row's was
-    missed. Colour: the share; number: how many, bold where it is above the column's own rate (lift_KK above 1). Classes
-    never missed nor wrongly predicted are left out.
+    missed. Colour: the share; number: how many, bold from BOLD_IMAGES where they are more than by the column's own rate
+    (lift_KK above 1). Classes never missed nor wrongly predicted are left out.
     """
     touched_K = (missed_K > 0) | counts_KK.any(axis=0)
     order = [k for _, classes in COMPARTMENTS for k in classes if touched_K[k]]
@@ -116,13 +118,14 @@ def confusion_heatmap(counts_KK: np.ndarray, missed_K: np.ndarray, lift_KK: np.n
     for (row, column), count in np.ndenumerate(shown):
         if count:
             colour = "white" if norm(shares[row, column]) > 0.7 else INK
-            weight = "bold" if lift[row, column] > 1 else "normal"
+            weight = "bold" if count >= BOLD_IMAGES and lift[row, column] > 1 else "normal"
             size = 7 if count > 999 else 8
             axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=colour, weight=weight)
     bar = figure.colorbar(image, **_beside(axes), format=PercentFormatter(1, decimals=0))
     bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     bar.set_label(
-        "share of the row's missed images\n(square root scale); number: images,\nbold where more often than on others"
+        "share of the row's missed images\n(square root scale); number: images,\n"
+        f"bold: {BOLD_IMAGES} or more, and more often than on others"
     )
     bar.outline.set_visible(False)
     _name_both(axes, order, grid=FAINT)

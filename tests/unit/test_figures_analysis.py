@@ -9,6 +9,7 @@ from PIL import Image
 from hpa_ray.analysis.confusions import confusions
 from hpa_ray.figures import confusion_heatmap, embedding_map, figure_png, overlay
 from hpa_ray.figures.embedding import MARKERS, NO_CLASS, rarest_class
+from hpa_ray.figures.matrices import BOLD_IMAGES
 from hpa_ray.figures.style import PALETTE
 from hpa_ray.labels import CLASS_TABLE, NUM_CLASSES
 
@@ -64,6 +65,10 @@ def test_the_confusions_that_are_drawn() -> None:
     cells = {text.get_position(): text for text in axes.texts}
     assert cells[(column, row)].get_text() == str(found.counts_KK[25, 0])
     assert (cells[(column, row)].get_fontweight() == "bold") == bool(found.lift_KK[25, 0] > 1)
+    assert found.counts_KK[25, 0] >= BOLD_IMAGES
+    alone = [(order.index(j), order.index(i)) for i, j in np.argwhere(found.counts_KK == 1)]
+    assert alone
+    assert all(cells[place].get_fontweight() == "normal" for place in alone)
     assert f"25 Cytosol  ({found.missed_K[25]})" in [label.get_text() for label in axes.get_yticklabels()]
     figure_png(figure, dpi=40)
 
