@@ -22,7 +22,7 @@ from hpa_ray.schema import EMBEDDING_ROW, NEIGHBOR_ROW
 from hpa_ray.storage import exists, join, read_bytes, read_parquet, write_parquet
 from hpa_ray.stream import check_rejects, open_data
 
-FILE = "embeddings_train.parquet"
+FILE = "neighbors_train.parquet"
 MODEL, SETTINGS = b"model", b"settings"
 
 # Q queries, N training images, F features, K neighbours, C classes

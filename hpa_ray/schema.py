@@ -37,6 +37,8 @@ PREDICTION_ROW = pa.schema(
 )
 EMBEDDING_ROW = pa.schema([("image_id", pa.string()), ("truth", LABELS), ("embedding", pa.list_(pa.float32()))])
 """What the last layer of a model sees of an image."""
+MAP_ROW = pa.schema([*EMBEDDING_ROW, ("map_x", pa.float32()), ("map_y", pa.float32())])
+"""The same, with the image's place on a map."""
 NEIGHBOR_ROW = pa.schema(
     [
         ("image_id", pa.string()),

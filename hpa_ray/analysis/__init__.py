@@ -1,1 +1,4 @@
-"""What a trained model has learned, and what its mistakes have in common."""
+"""What a trained model has learned, and where it is wrong: maps, examples, confusions, suspected label errors.
+
+Before: train, predict. After: cli, and what makes pages of the files written here.
+"""

@@ -41,6 +41,7 @@ VERBS = {
         "score a trained model, or several as one, on a part of the data",
         ("evaluate", "inference", "data"),
     ),
+    "analyze": ("look at what a trained model gets right and wrong: examples, confusions, a map", ("analyze", "data")),
     "predict": ("classify images: probabilities and a competition csv", ("predict", "inference", "data")),
     "export": ("a trained model as files for others: safetensors, ONNX, model card", ("export",)),
     "report": ("one page that says what a run, a study or several runs are worth", ("report",)),
@@ -54,15 +55,8 @@ MORE_SECTIONS = {
     "bench": ("model", "loss", "augment", "optim", "train"),
     "tune": ("model", "optim", "train", "run"),
 }
-MODULES = dict.fromkeys(("synth", "split", "prepare"), "data_verbs")
-MODULES |= {
-    verb: f"{verb}_verb"
-    for verb in (
-        *("fetch", "check", "explore", "duplicates", "doctor", "bench"),
-        *("train", "crossval", "tune", "export", "report"),
-    )
-}
-MODULES |= {"ablate": "tune_verb", "evaluate": "model_verbs", "predict": "model_verbs", "config": "config_verb"}
+MODULES = {verb: f"{verb}_verb" for verb in VERBS}
+MODULES |= {**dict.fromkeys(("synth", "split", "prepare"), "data_verbs"), "ablate": "tune_verb"}
 """Where a verb is; one that needs no torch is in a module that does not import it."""
 DRY_RUN = ("prepare", "fetch")
 PLACE_ERRORS = frozenset(

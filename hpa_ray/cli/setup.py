@@ -29,6 +29,7 @@ PATHS = {
     "bench": ("output",),
     "run": ("storage",),
     "evaluate": ("run", "output"),
+    "analyze": ("run", "output", "out_of_fold"),
     "predict": ("run", "output", "submission"),
     "export": ("run", "output"),
     "report": ("output",),

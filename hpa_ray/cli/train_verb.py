@@ -26,7 +26,7 @@ from hpa_ray.config.architectures import TIMM
 from hpa_ray.config.contradictions import contradictions
 from hpa_ray.errors import InputError
 from hpa_ray.labels import NUM_CLASSES
-from hpa_ray.progress import Progress, console
+from hpa_ray.progress import Progress, console, one_line
 from hpa_ray.storage import Unreachable, abandon, join, remove
 from hpa_ray.stream import Data, open_data, training_samples
 from hpa_ray.train import launch
@@ -134,6 +134,8 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
     of_val = close_run(folder, config.thresholds, rare_K=data.rare_K, shares_K=data.shares_K).scores
     of_test = _test(config, data, folder)
     summary |= of_test | {"intervals": of_val | of_test.get("intervals", {})}
+    if config.track.analysis and summary["status"] == "done":
+        _analysis(config, data, folder)
     summary |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1)}
     folder.write_json("summary.json", summary)
     page = _report(folder) if config.track.report else ""
@@ -183,6 +185,26 @@ def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
         if value is None or isinstance(value, float) or name.startswith("num_")
     }
     return flat | {"intervals": {f"test_{name}": ends for name, ends in scores["intervals"].items()}}
+
+
+def _analysis(config: Config, data: Data, folder: RunFolder) -> None:
+    """A look at the part that is reported. What goes wrong in it is told, and must not cost the run."""
+    from hpa_ray.analysis.run import analyze
+    from hpa_ray.checkpoint.model_file import load_model
+
+    part = "test" if len(data.parts.get("test", ())) else "val"
+    rows = data.parts[part]
+    # by PCA: importing UMAP alone takes longer than all the rest
+    quick = config.model_copy(update={"analyze": config.analyze.model_copy(update={"map": "pca"})})
+    try:
+        with console.progress("analyze", min(len(rows), config.analyze.max_images)) as show:
+            analyze(quick, load_model(folder.uri), data, rows, part=part, folder=folder, on_progress=show)
+    except Exception as error:  # of whatever library; the model and its scores are written
+        reason = one_line(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+        console.say(
+            f"note: the {part} part could not be looked at ({reason}) - "
+            f"`hpa-ray analyze analyze.run={folder.uri} analyze.part={part}` tries again"
+        )
 
 
 def _show(event: dict[str, Any], progress: Progress, config: Config) -> None:

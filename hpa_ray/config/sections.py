@@ -420,6 +420,9 @@ class ThresholdsConfig(Section):
 class TrackConfig(Section):
     pictures: bool = True
     """Draw augmented samples, the model's layers and the curves of the run into its folder figures."""
+    analysis: bool = True
+    """At the end, look at the test part (or, without one, validation) as `hpa-ray analyze` does: examples with heat
+    maps, confusions, suspected label errors, and a map of the images by PCA."""
     report: bool = True
     """Write report.html into the run folder when the run ends."""
     tensorboard: bool = True
@@ -544,6 +547,32 @@ class EvaluateConfig(Section):
     Without it the rule's score is told (cross-fitted) and the model stays as it is."""
 
 
+class AnalyzeConfig(Section):
+    run: str | None = None
+    """Run folder, or a model.safetensors."""
+    part: Literal["train", "val", "test", "all"] = "test"
+    """Which part of the data is looked at."""
+    output: str | None = None
+    """Folder for the results; unset: the run folder."""
+    batch_size: int = Field(64, ge=1)
+    """Images per step."""
+    max_images: int = Field(5000, ge=1)
+    """Images of which map, neighbours and label errors are made; of a larger part a draw that keeps rare classes."""
+    map: Literal["auto", "pca", "umap"] = "auto"
+    """How the map is drawn; auto: by UMAP where it is installed (the extra `umap`), else by PCA."""
+    gradcam: bool = True
+    """Show by Grad-CAM where in the chosen images the model finds their class."""
+    examples_per_class: int = Field(2, ge=0, le=50)
+    """Of each kind: best, worst, most surprising."""
+    neighbors: int = Field(10, ge=1, le=1000)
+    """Nearest images that an image is compared with."""
+    label_errors: int = Field(40, ge=0, le=10_000)
+    """Suspected label errors that are listed and shown, the most suspect ones."""
+    out_of_fold: str | None = None
+    """File of predictions (as predictions_val.parquet) by models that did not train on their images, to look for label
+    errors also in the training part."""
+
+
 class PredictConfig(Section):
     run: Words = ()
     """Run folder, model.safetensors or folder of `crossval`; several, separated by commas, are an ensemble."""
@@ -635,6 +664,7 @@ class Config(Section):
     bench: BenchConfig = BenchConfig()
     inference: InferenceConfig = InferenceConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    analyze: AnalyzeConfig = AnalyzeConfig()
     predict: PredictConfig = PredictConfig()
     crossval: CrossvalConfig = CrossvalConfig()
     export: ExportConfig = ExportConfig()

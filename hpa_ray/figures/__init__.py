@@ -1,6 +1,6 @@
 """Figures from plain arrays, ready for a paper. Importing it imports matplotlib: do so late, in a verb's function.
 
-Before: labels, channels, known. After: explore, cli.
+Before: labels, channels, known. After: explore, train, analysis, tune, cli.
 """
 
 from hpa_ray.figures.augmented import augmented
@@ -9,7 +9,8 @@ from hpa_ray.figures.colour import CONTRAST_RULE, merge_rgb, thumbnail
 from hpa_ray.figures.curves import curves
 from hpa_ray.figures.embedding import embedding_map
 from hpa_ray.figures.layers import layers_figure
-from hpa_ray.figures.matrices import cooccurrence, correlation, correlation_pair
+from hpa_ray.figures.matrices import confusion_heatmap, cooccurrence, correlation, correlation_pair
+from hpa_ray.figures.overlay import overlay
 from hpa_ray.figures.pixels import intensity_histograms, montage
 from hpa_ray.figures.runs import feed, run_curves, score_differences
 from hpa_ray.figures.scores import pr_curves, reliability, threshold_dots
@@ -23,6 +24,7 @@ __all__ = [
     "class_distribution",
     "class_effects",
     "class_shares",
+    "confusion_heatmap",
     "cooccurrence",
     "correlation",
     "correlation_pair",
@@ -38,6 +40,7 @@ __all__ = [
     "layers_figure",
     "merge_rgb",
     "montage",
+    "overlay",
     "parallel_trials",
     "pr_curves",
     "reliability",

@@ -1,4 +1,7 @@
-"""Which classes occur together: heat maps over 28 x 28 classes. Before: figures/style. After: explore."""
+"""Which classes occur together, or are confused: heat maps over 28 x 28 classes.
+
+Before: figures/style. After: explore, analysis.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +30,8 @@ SHOWN_PHI = 0.05
 CELL_IN = 0.32
 LEAST_CELLS = 8
 NAMED_CELLS = 4
+BOLD_IMAGES = 3
+"""Below it nearly every pair of rare classes would stand out."""
 
 
 @styled
@@ -122,6 +127,47 @@ def correlation_pair(true_KK: np.ndarray, predicted_KK: np.ndarray, order: Seque
     bar.set_label("correlation (phi)")
     bar.outline.set_visible(False)
     figure.text(2.35 / width, 0.08 / height, "Number of the class. Gray: not defined.", fontsize=8, color=SOFT)
+    return figure
+
+
+@styled
+def confusion_heatmap(counts_KK: np.ndarray, missed_K: np.ndarray, lift_KK: np.ndarray) -> Figure:
+    """What was predicted, wrongly, on images of which a class was missed: see analysis/confusions for what it can say.
+
+    counts_KK: images on which the row's class was missed and the column's predicted; missed_K: on which the row's was
+    missed. Colour: the share; number: how many, bold from BOLD_IMAGES where they are more than by the column's own rate
+    (lift_KK above 1). Classes never missed nor wrongly predicted are left out.
+    """
+    touched_K = (missed_K > 0) | counts_KK.any(axis=0)
+    order = [k for _, classes in COMPARTMENTS for k in classes if touched_K[k]]
+    shown, lift = counts_KK[np.ix_(order, order)], np.nan_to_num(lift_KK[np.ix_(order, order)])
+    shares = np.ma.masked_where(shown == 0, shown / np.maximum(missed_K[order], 1)[:, None])
+    figure, axes = _square(len(order), "white")
+    if not order:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no class was missed or wrongly predicted", ha="center", transform=axes.transAxes)
+        return figure
+    alone = np.eye(len(order), dtype=bool)
+    axes.imshow(np.ma.masked_where(~alone, alone), cmap=ListedColormap([EMPTY]))
+    norm = PowerNorm(0.5, 0, 1)
+    image = axes.imshow(shares, cmap="OrRd", norm=norm)
+    for (row, column), count in np.ndenumerate(shown):
+        if count:
+            colour = "white" if norm(shares[row, column]) > 0.7 else INK
+            weight = "bold" if count >= BOLD_IMAGES and lift[row, column] > 1 else "normal"
+            size = 7 if count > 999 else 8
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=colour, weight=weight)
+    bar = figure.colorbar(image, **_beside(axes), format=PercentFormatter(1, decimals=0))
+    bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
+    bar.set_label(
+        "share of the row's missed images\n(square root scale); number: images,\n"
+        f"bold: {BOLD_IMAGES} or more, and more often than on others"
+    )
+    bar.outline.set_visible(False)
+    _name_both(axes, order, grid=FAINT)
+    axes.set_yticks(range(len(order)), [f"{class_label(k)}  ({missed_K[k]:,})" for k in order])
+    axes.set_ylabel("class on the image that was missed (on so many) ...")
+    axes.set_xlabel("... and class not on it that was predicted")
     return figure
 
 

@@ -1,6 +1,6 @@
 """Shipped models on images or shards: probabilities, labels, and the competition's submission file."""
 
-from hpa_ray.predict.ensemble import Ensemble, Member, ensemble_of, open_ensemble, open_members
+from hpa_ray.predict.ensemble import Ensemble, Member, alone, ensemble_of, open_ensemble, open_members
 from hpa_ray.predict.infer import Given, Predictions, infer
 from hpa_ray.predict.parts import Chunks, Parts, identity_of
 from hpa_ray.predict.resumable import predict_parts
@@ -13,6 +13,7 @@ __all__ = [
     "Member",
     "Parts",
     "Predictions",
+    "alone",
     "ensemble_of",
     "filled_labels",
     "identity_of",

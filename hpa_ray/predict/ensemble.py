@@ -121,10 +121,18 @@ def ensemble_of(
     return Ensemble(tuple(members), cfg, _weights(members, cfg, say), _cut(names))
 
 
+def alone(uri: str, shipped: ShippedModel) -> Ensemble:
+    """A model by itself, as it was scored when it was trained: one view of each image."""
+    return ensemble_of([_member(uri, shipped)], InferenceConfig())
+
+
+def _member(uri: str, shipped: ShippedModel) -> Member:
+    return Member(uri, shipped.card.run, shipped, np.asarray(shipped.card.thresholds))
+
+
 def _opened(run: str) -> list[Member]:
     if not is_crossval(run):
-        shipped = load_model(run)
-        return [Member(run, shipped.card.run, shipped, np.asarray(shipped.card.thresholds))]
+        return [_member(run, load_model(run))]
     thresholds_K, name = out_of_fold_thresholds(run), os.path.basename(run.partition("?")[0].rstrip("/"))
     return [Member(uri, f"{name}/{number}", load_model(uri), thresholds_K) for number, uri in enumerate(fold_runs(run))]
 

@@ -24,7 +24,7 @@ def config_of(base: Config, trial: Trial, *, storage: str) -> Config:
         update={
             "run": config.run.model_copy(update=run),
             "train": config.train.model_copy(update={"select": base.tune.metric, "stop_epoch": trial.until}),
-            "track": config.track.model_copy(update={"pictures": False, "tensorboard": False}),
+            "track": config.track.model_copy(update={"pictures": False, "analysis": False, "tensorboard": False}),
         }
     )
 

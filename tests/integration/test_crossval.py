@@ -143,7 +143,7 @@ def test_neighbours_in_the_training_part_of_a_run(storage: Path, shards: str, tm
     rows = pq.read_table(tmp_path / "out" / "neighbors.parquet")
     assert rows.schema.equals(NEIGHBOR_ROW)
     fold_of = dict(line.split(",") for line in (storage / "cv" / "folds.csv").read_text().splitlines()[1:])
-    stored = pq.read_table(run / "embeddings_train.parquet")
+    stored = pq.read_table(run / "neighbors_train.parquet")
     assert set(stored["image_id"].to_pylist()) == {name for name, fold in fold_of.items() if fold != "0"}
     vectors = dict(zip(stored["image_id"].to_pylist(), np.array(stored["embedding"].to_pylist()), strict=True))
     for row in rows.to_pylist():
@@ -156,6 +156,6 @@ def test_neighbours_in_the_training_part_of_a_run(storage: Path, shards: str, tm
                 if name != row["image_id"]
             }
             assert row["similarity"] == pytest.approx(sorted(cosine.values(), reverse=True)[:3], abs=1e-5)
-    written = (run / "embeddings_train.parquet").stat().st_mtime_ns
+    written = (run / "neighbors_train.parquet").stat().st_mtime_ns
     done("predict", f"predict.run={run}", *words, f"predict.output={tmp_path}/again")
-    assert (run / "embeddings_train.parquet").stat().st_mtime_ns == written
+    assert (run / "neighbors_train.parquet").stat().st_mtime_ns == written

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 import hpa_ray
 from hpa_ray import redact, storage
 from hpa_ray.checkpoint.run_folder import RunFolder
+from hpa_ray.cli.evaluate_verb import trained_with
 from hpa_ray.cli.main import main
-from hpa_ray.cli.model_verbs import _trained_with
 from hpa_ray.errors import InputError
 from hpa_ray.explore.opened import source_names
 from hpa_ray.fetch.folder import source_of
@@ -224,7 +224,7 @@ def test_the_configuration_in_a_model_file_runs_nothing_and_ends(tmp_path: Path)
     ]
     for text in texts:
         with pytest.raises(InputError, match="its configuration is not one of this version") as caught:
-            _trained_with("run.safetensors", text)
+            trained_with("run.safetensors", text)
         assert len(str(caught.value)) < 300
     assert not proof.exists()
 
