@@ -265,10 +265,10 @@ def claim(
             "choose another run.name, or go on with it by run.resume=true"
         )
     try:
-        stored = yaml.safe_load(folder.read_text("config.yaml"))
-        before = _flat({"thresholds": Config().thresholds.model_dump()} | stored)  # of version 0.1 there was one rule
+        before = _flat(yaml.safe_load(folder.read_text("config.yaml")))
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder.uri}/config.yaml: damaged - choose another run.name") from error
+    before = _flat({"thresholds": Config().thresholds.model_dump()}) | before  # runs from before there were rules
     now = _flat(yaml.safe_load(text))
     ignored = (*MAY_DIFFER, *may_differ, *(PLACES if dry else ()))
     sections = ("data", "split", "model", "loss", "sampling", "augment", "optim", "train", "thresholds", "run", *more)
