@@ -20,7 +20,7 @@ from hpa_ray.manifest import LEFT_OUT, assign_parts, open_groups, write_split_ta
 from hpa_ray.metrics import bootstrap
 from hpa_ray.progress import console
 from hpa_ray.storage import exists, read_bytes
-from hpa_ray.stream import Data, open_data
+from hpa_ray.stream import open_data
 from hpa_ray.stream.data import Opened, open_parts, rare_classes
 
 SHOWN = ("macro_f1_tuned", "macro_f1", "micro_f1_tuned", "map")
@@ -48,6 +48,7 @@ def crossval(invocation: Invocation) -> dict[str, Any]:
     all_images = config.data.model_copy(update={"sample_fraction": 1.0})  # each fold takes its share of them itself
     opened = open_parts(config.model_copy(update={"data": all_images}))
     train_verb.claim(folder, config, more=("crossval",))
+    folder.write_json("environment.json", train_verb.environment())
     fold_N = _dealt(config, folder, opened)
     num_folds = config.crossval.folds
     finished = [_summary(RunFolder(folder.path(FOLDS, str(fold)))) for fold in range(num_folds)]
@@ -61,9 +62,13 @@ def crossval(invocation: Invocation) -> dict[str, Any]:
     summary, rules = _gathered(config, folder, opened, fold_N, summaries)
     folder.write_json("summary.json", summary)
     folder.write_json(THRESHOLDS_FILE, rules)  # from here on it can predict
-    summary |= _test(config, folder) | {"wall_s": round(time.monotonic() - began, 1)}
+    if config.data.split:
+        of_test = train_verb.test_scores(config, open_data(config), folder)
+        summary |= of_test | {"intervals": summary["intervals"] | of_test.get("intervals", {})}
+    summary["wall_s"] = round(time.monotonic() - began, 1)
     folder.write_json("summary.json", summary)
-    _say(summary, folder)
+    page = train_verb.write_report(folder) if config.track.report else ""
+    _say(summary, folder, page)
     return summary
 
 
@@ -104,8 +109,13 @@ def _train_fold(config: Config, folder: RunFolder, fold: int) -> dict[str, Any]:
     """As `train` does, with what the fold validates left out of the training."""
     run = {"name": str(fold), "storage": folder.path(FOLDS), "resume": True}
     data = {"split": folder.path(FOLDS_FILE), "fold": fold, "groups": None}  # the table keeps groups together
+    track = {"analysis": False, "report": False}  # the page is of all folds together
     own = config.model_copy(
-        update={"run": config.run.model_copy(update=run), "data": config.data.model_copy(update=data)}
+        update={
+            "run": config.run.model_copy(update=run),
+            "data": config.data.model_copy(update=data),
+            "track": config.track.model_copy(update=track),
+        }
     )
     return train_verb.train_run(own, open_data(own), RunFolder(folder.path(FOLDS, str(fold))))
 
@@ -175,28 +185,7 @@ def _gathered(
     return summary, compare_rules(probability_NK, target_NK, names, config.thresholds, shares_K, stored=stored)
 
 
-def _test(config: Config, folder: RunFolder) -> dict[str, Any]:
-    """Scores of the ensemble of all folds on the test part of data.split, which no fold has seen."""
-    if not config.data.split:
-        return {}
-    data: Data = open_data(config)
-    rows = data.parts.get("test", np.empty(0, np.int64))
-    if not len(rows):
-        return {}
-    from hpa_ray.evaluate import evaluate
-    from hpa_ray.predict import open_ensemble
-
-    ensemble = open_ensemble([folder.uri], config.inference, console.say)
-    with console.progress("test", len(rows)) as show:
-        scores = evaluate(config, ensemble, data, rows, part="test", folder=folder, on_progress=show)
-    return {
-        f"test_{name}": value
-        for name, value in scores.items()
-        if value is None or isinstance(value, float) or name.startswith("num_")
-    }
-
-
-def _say(summary: dict[str, Any], folder: RunFolder) -> None:
+def _say(summary: dict[str, Any], folder: RunFolder, page: str) -> None:
     def line(name: str, cells: list[Any]) -> str:
         shown = ["-" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells]
         return f"  {name:<26}" + "".join(f"{cell:>10}" for cell in shown)
@@ -208,8 +197,12 @@ def _say(summary: dict[str, Any], folder: RunFolder) -> None:
     console.say(line("mean of the folds", [summary[f"mean_{name}"] for name in SHOWN]))
     console.say(line("standard deviation", [summary[f"std_{name}"] for name in SHOWN]))
     console.say(line("out of fold, all images", [*(summary[name] for name in SHOWN), str(summary["num_images"])]))
+    sure = [summary["intervals"].get(name) for name in SHOWN]
+    console.say(line("95 % interval", ["" if ends is None else f"{ends[0]:.2f}-{ends[1]:.2f}" for ends in sure]))
     if "test_macro_f1" in summary:
         cells = [summary[f"test_{name}"] for name in SHOWN]
         console.say(line("test part, ensemble", [*cells, str(summary["test_num_images"])]))
     console.say(f"folder: {folder.uri}")
+    if page:
+        console.say(f"to look at: {page}")
     console.say(f"next: hpa-ray predict predict.run={folder.uri} data.images=FOLDER predict.output=FOLDER")

@@ -113,7 +113,7 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
         f"training {config.model.name} on {sizes['train']} images ({', '.join(data.source.channels)}; "
         f"{data.source.image_size} px) for {config.train.epochs} epochs, in {where}"
     )
-    folder.write_json("environment.json", _environment())
+    folder.write_json("environment.json", environment())
     folder.write_json("data.json", _data_facts(data))
     total = config.train.epochs * training_samples(config, data).num_samples
     with console.progress("train", total) as progress, tracking(config, folder, console.say) as track:
@@ -132,13 +132,13 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
         summary["status"] = "stopped"
         console.say(f"stopped after {summary['epochs']} of {config.train.epochs} epochs; run.resume=true goes on")
     of_val = close_run(folder, config.thresholds, rare_K=data.rare_K, shares_K=data.shares_K).scores
-    of_test = _test(config, data, folder)
+    of_test = test_scores(config, data, folder)
     summary |= of_test | {"intervals": of_val | of_test.get("intervals", {})}
     if config.track.analysis and summary["status"] == "done":
         _analysis(config, data, folder)
     summary |= {"run": folder.uri, "wall_s": round(time.monotonic() - began, 1)}
     folder.write_json("summary.json", summary)
-    page = _report(folder) if config.track.report else ""
+    page = write_report(folder) if config.track.report else ""
     _say_result(summary, folder, page)
     return summary
 
@@ -153,7 +153,7 @@ def _data_facts(data: Data) -> dict[str, Any]:
     return {"parts": parts, "notes": data.notes}
 
 
-def _report(folder: RunFolder) -> str:
+def write_report(folder: RunFolder) -> str:
     """Write report.html; its address, or nothing where it could not be made, which must not cost the run."""
     from hpa_ray.report import report_page  # here: none of it is needed before the end
 
@@ -168,17 +168,17 @@ def _report(folder: RunFolder) -> str:
     return folder.path(REPORT)
 
 
-def _test(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
-    """Scores of the best model on the test part, which no choice of the run has seen."""
+def test_scores(config: Config, data: Data, folder: RunFolder) -> dict[str, Any]:
+    """Scores of the best model, or of all folds together, on the test part, which no choice of the run has seen."""
     rows = data.parts.get("test", np.empty(0, np.int64))
     if not len(rows):
         return {}
     from hpa_ray.evaluate import evaluate  # here: mistakes in the input should not wait for torch
     from hpa_ray.predict import open_ensemble
 
-    shipped = open_ensemble([folder.uri], config.inference)
+    ensemble = open_ensemble([folder.uri], config.inference, console.say)
     with console.progress("test", len(rows)) as show:
-        scores = evaluate(config, shipped, data, rows, part="test", folder=folder, on_progress=show)
+        scores = evaluate(config, ensemble, data, rows, part="test", folder=folder, on_progress=show)
     flat = {
         f"test_{name}": value
         for name, value in scores.items()
@@ -308,7 +308,7 @@ def _end_badly(folder: RunFolder, error: BaseException) -> None:
     folder.write_json("summary.json", summary | {"status": status, "reason": reason})
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]

@@ -1,5 +1,6 @@
 """What the analysis found -> sections: confusions, suspected labels, the map. Before: files. After: run_page."""
 
+from hpa_ray.analysis.confusions import confusions
 from hpa_ray.labels import CLASS_NAMES, multi_hot
 from hpa_ray.page import Block, Column, Section, Table, Text
 from hpa_ray.page.sections import Cell
@@ -37,6 +38,7 @@ def error_section(run: RunFiles) -> Section:
             )
         )
         blocks.append(Table(columns, rows, caption="Classes missed, and what was predicted instead", scroll_rows=15))
+        blocks += _heat_map(run)
     else:
         blocks.append(Text("No class was missed together with the same wrong one often enough to say so."))
     if found.label_errors:
@@ -70,6 +72,19 @@ def error_section(run: RunFiles) -> Section:
         blocks.append(Table(heads, told, caption="Suspected label errors, the strongest first", scroll_rows=12))
     blocks += [Text(note) for note in found.notes]
     return Section("Errors", blocks)
+
+
+def _heat_map(run: RunFiles) -> list[Block]:
+    """All missed classes against all wrong ones, from the predictions of the part."""
+    part = run.parts.get(run.main)
+    if part is None or part.target_NK is None:
+        return []
+    from hpa_ray import figures  # late: it imports matplotlib
+
+    counted = confusions(part.target_NK, part.predicted_NK)
+    drawing = figures.confusion_heatmap(counted.counts_KK, counted.missed_K, counted.lift_KK)
+    caption = "Rows: the class that was missed, with how often; columns: what was predicted and is not there."
+    return [chart(drawing, caption, alt="Heat map of missed classes against wrongly predicted ones.")]
 
 
 def map_section(run: RunFiles) -> Section:

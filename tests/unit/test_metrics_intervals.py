@@ -64,6 +64,13 @@ def test_also_in_degenerate_cases(data: st.DataObject, shape: tuple[int, int]) -
     assert_equal_scores(weighted_scores(probabilities, targets, tuned, rare, weights), expected)
 
 
+def moved(values: np.ndarray, score: float) -> np.ndarray:
+    """Quantiles of the defined values, their mean laid on the score."""
+    defined = values[~np.isnan(values)]
+    most = 1 if max(defined.max(), score) <= 1 else np.inf
+    return np.clip(np.quantile(defined, LEVEL) - defined.mean() + score, 0, most)
+
+
 def test_intervals_are_the_quantiles_of_the_defined_resamples() -> None:
     probabilities, targets, tuned = drawn(30, seed=5)
     rare = np.array([False, False, False, False, True, True])
@@ -73,20 +80,24 @@ def test_intervals_are_the_quantiles_of_the_defined_resamples() -> None:
     expected = slowly(probabilities, targets, tuned, rare, weights)
     assert got.scores.keys() == expected.keys()
     assert np.isnan(expected["map_rare"]).any()  # resamples without a rare image are among them
+    scores = all_scores(probabilities, targets, tuned, rare)
     for name, value in expected.items():
-        assert got.scores[name] == pytest.approx(np.quantile(value[~np.isnan(value)], LEVEL), abs=1e-9), name
+        assert got.scores[name] == pytest.approx(moved(value, scores[name]), abs=1e-9), name
+        assert got.scores[name][0] <= scores[name] <= got.scores[name][1], name
 
     tables = []
     for weight in weights.astype(int):
         rows = np.repeat(np.arange(30), weight)
         tables.append(per_class(np.where(tuned[rows], 1.0, 0.0), targets[rows]))
         tables[-1]["average_precision"] = per_class(probabilities[rows], targets[rows])["average_precision"]
+    table = per_class(np.where(tuned, 1.0, 0.0), targets)
+    table["average_precision"] = per_class(probabilities, targets)["average_precision"]
     for column, ends in got.classes.items():
         value = np.stack([table[column] for table in tables])
         for k in range(6):
             defined = value[:, k][~np.isnan(value[:, k])]
-            if len(defined):
-                assert ends[k] == pytest.approx(np.quantile(defined, LEVEL), abs=1e-9), (column, k)
+            if len(defined) and not np.isnan(table[column][k]):
+                assert ends[k] == pytest.approx(moved(defined, table[column][k]), abs=1e-9), (column, k)
             else:
                 assert np.isnan(ends[k]).all()
     assert np.isnan(got.classes["average_precision"][3]).all()  # the absent class
@@ -113,10 +124,10 @@ def test_decisions_of_the_table_may_be_others() -> None:
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Micro F1 and exact match of many draws from one population, whose own scores are known."""
+    """Scores of many draws from one population, whose own scores are known; ECE of a draw is not that of all images."""
     population = drawn(200_000, seed=1)
     truth = all_scores(*population, np.zeros(6, bool))
-    held = {"micro_f1": 0, "exact_match": 0, "micro_f1_tuned": 0}
+    held = dict.fromkeys(("micro_f1", "exact_match", "micro_f1_tuned", "macro_f1", "macro_f1_tuned", "map"), 0)
     rng = np.random.default_rng(2)
     for _ in range(200):
         rows = rng.integers(0, 200_000, 150)
@@ -125,7 +136,8 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
         for name in held:
             low, high = got[name]
             held[name] += low <= truth[name] <= high
-    assert all(175 <= number <= 199 for number in held.values()), held
+    # average precision of 150 images, some of whose classes have ten: nearer to 86 %
+    assert all((165 if name == "map" else 175) <= number <= 199 for name, number in held.items()), held
 
 
 def test_the_same_seed_gives_the_same_interval_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
