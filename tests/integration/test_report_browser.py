@@ -3,6 +3,8 @@
 import base64
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,56 @@ def test_a_run_sorts_and_filters_and_asks_for_nothing(pages: dict[str, Path], st
     assert labels == [1, 1]
     assert driver.get_log("browser") == []
     assert asked(driver) == {pages["run"].as_uri()}
+
+
+@pytest.fixture(scope="module", params=["atlas", "tiles"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page that `train` ends with, of synthetic images and of real cells."""
+    folder = tmp_path_factory.mktemp("trained")
+    if request.param == "atlas":
+        words = [f"data.shards={request.getfixturevalue('shards')}"]
+    else:
+        real = request.getfixturevalue("real_data")
+        tiles, source = folder / "tiles", real / "images_other" / "PRBioimages_DULoc"
+        command = [sys.executable, str(real / "make_tiles.py"), str(source), str(tiles)]
+        subprocess.run(command, check=True, capture_output=True)
+        words = [f"data.images={tiles}/train", f"data.labels={tiles}/train.csv", "data.image_size=64"]
+    words += ["model.name=resnet18", "train.epochs=2", "train.num_workers=0", "split.parts=0.6/0.2/0.2"]
+    assert main(["train", *words, f"run.storage={folder}", "run.name=run"]) == 0
+    return folder / "run" / "report.html"
+
+
+def test_what_train_leaves_sorts_and_filters_and_fits_a_phone(trained: Path, start: Start, tmp_path: Path) -> None:
+    assert trained.stat().st_size < 5_000_000
+    driver = start()
+    for width in (1280, 390):
+        content, window = shoot(driver, trained, tmp_path / f"{width}.png", width)
+        assert content <= window == width
+    tables = driver.execute_script(
+        "return [...document.querySelectorAll('table')].map(table => {"
+        " const cells = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent);"
+        " const before = cells(); const button = table.tHead.querySelector('button');"
+        " button.click(); const once = cells(); button.click(); return [before, once, cells()]; })"
+    )
+    assert len(tables) >= 5
+    for before, once, twice in tables:
+        assert sorted(once) == sorted(before) == sorted(twice)
+    assert any(once != twice for _, once, twice in tables)
+    shown = "return [...document.querySelectorAll('.gallery figure')].filter(tile => tile.offsetParent).length"
+    everything = driver.execute_script(shown)
+    assert everything >= 10
+    choices = "return [...document.querySelectorAll('.filters select')[0].options].map(one => one.value)"
+    choose = (
+        "const one = document.querySelectorAll('.filters select')[0];"
+        "one.value = arguments[0]; one.dispatchEvent(new Event('change'))"
+    )
+    each = []
+    for value in driver.execute_script(choices):
+        driver.execute_script(choose, value)
+        each.append(driver.execute_script(shown))
+    assert each[0] == everything == sum(each[1:])  # all of them, then class by class
+    assert driver.get_log("browser") == []
+    assert asked(driver) == {trained.as_uri()}
 
 
 def test_a_comparison_asks_for_nothing(pages: dict[str, Path], start: Start) -> None:
