@@ -91,8 +91,6 @@ def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
         return 0
     if arguments.verb not in VERBS:
         return _complain("hpa-ray", InputError(f"unknown verb '{arguments.verb}' - there are: {', '.join(VERBS)}"))
-    if arguments.help:
-        return _verb_help(arguments.verb)
     invocation = Invocation(
         arguments.verb,
         tuple(arguments.words),
@@ -102,6 +100,8 @@ def main(argv: Sequence[str] | None = None, *, json_line: bool = False) -> int:
         arguments.dry_run,
     )
     try:
+        if arguments.help:
+            return _verb_help(arguments.verb)
         _check_flags(invocation)
         result = run(invocation)
     except InputError as error:
@@ -224,7 +224,7 @@ def _verb_help(verb: str) -> int:
                 print(f"  {key} = {_as_word(field.default)}\n{textwrap.indent(textwrap.fill(text, 110), ' ' * 6)}")
     if verb == "config":
         print("  config show [key=value ...]   the configuration a run would get, as YAML\n  config keys   all keys")
-    print(f"\nrecipes: {', '.join(recipe_names())}")
+    print(f"\nrecipes: {', '.join(recipe_names())}", flush=True)  # a reader that has gone is met here, not at exit
     return 0
 
 

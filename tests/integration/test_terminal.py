@@ -8,6 +8,8 @@ import subprocess
 import sys
 import termios
 
+import pytest
+
 PROGRAM = """
 import time
 from hpa_ray.progress import console
@@ -59,3 +61,15 @@ def test_a_table_and_a_bar_that_lines_pass_by() -> None:
     lines = [line.strip() for line in screen.splitlines()]
     assert any(line.endswith("trial 0 is over") for line in lines)
     assert lines[-1].endswith("the end")
+
+
+@pytest.mark.parametrize("words", [("train", "--help"), ("config", "keys")])
+def test_a_reader_that_goes_away_is_no_fault(words: tuple[str, ...]) -> None:
+    """As in `hpa-ray train --help | head -1`."""
+    command = [sys.executable, "-m", "hpa_ray.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 1
