@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hpa_ray.checkpoint.fold_folder import FOLDS, FOLDS_FILE
-from hpa_ray.checkpoint.judge import THRESHOLDS_FILE, compare_rules, fit_of
+from hpa_ray.checkpoint.judge import THRESHOLDS_FILE, compare_rules, fit_of, read_judged
 from hpa_ray.checkpoint.results import all_scores, floor_scores, write_results
 from hpa_ray.checkpoint.run_folder import RunFolder
 from hpa_ray.cli import train_verb
@@ -140,10 +139,8 @@ def _gathered(
     rows = np.flatnonzero((fold_N >= 0) & (fold_N < num_folds))
     said: dict[str, np.ndarray] = {}
     for fold in range(num_folds):
-        uri = folder.path(FOLDS, str(fold), "predictions_val.parquet")
-        table = pq.read_table(pa.BufferReader(read_bytes(uri)), columns=["image_id", "probabilities"])
-        values = table["probabilities"].combine_chunks().flatten().to_numpy().astype(np.float64)
-        said |= dict(zip(table["image_id"].to_pylist(), values.reshape(table.num_rows, -1), strict=True))
+        judged = read_judged(RunFolder(folder.path(FOLDS, str(fold))), "val")
+        said |= dict(zip(judged.ids, judged.probabilities_NK, strict=True))
     names = opened.image_ids.take(pa.array(rows)).to_pylist()
     seen = np.array([name in said for name in names])  # all but those that could not be read
     rows, names = rows[seen], [name for name in names if name in said]
