@@ -50,6 +50,9 @@ def crossval(invocation: Invocation) -> dict[str, Any]:
     folder.write_json("environment.json", train_verb.environment())
     fold_N = _dealt(config, folder, opened)
     num_folds = config.crossval.folds
+    dealt = {f"fold {fold + 1}": np.flatnonzero(fold_N == fold) for fold in range(num_folds)}
+    facts = train_verb.data_facts(dealt, opened.targets_NK, opened.source.image_size, opened.notes)
+    folder.write_json("data.json", facts)
     finished = [_summary(RunFolder(folder.path(FOLDS, str(fold)))) for fold in range(num_folds)]
     for fold in range(num_folds):
         if finished[fold] is not None:

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -114,7 +114,7 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
         f"{data.source.image_size} px) for {config.train.epochs} epochs, in {where}"
     )
     folder.write_json("environment.json", environment())
-    folder.write_json("data.json", _data_facts(data))
+    folder.write_json("data.json", data_facts(data.parts, data.targets_NK, data.source.image_size, data.notes))
     total = config.train.epochs * training_samples(config, data).num_samples
     with console.progress("train", total) as progress, tracking(config, folder, console.say) as track:
 
@@ -143,14 +143,16 @@ def _train(config: Config, data: Data, folder: RunFolder, log: list[str], began:
     return summary
 
 
-def _data_facts(data: Data) -> dict[str, Any]:
-    """data.json: what a page says of the data without having them."""
+def data_facts(
+    rows_of: Mapping[str, np.ndarray], targets_NK: np.ndarray, image_size: int, notes: Sequence[str]
+) -> dict[str, Any]:
+    """data.json: what a page says of the data without having them. rows_of: manifest rows of each part."""
     parts = {
-        part: {"images": len(rows), "classes": data.targets_NK[rows].sum(axis=0, dtype=np.int64).tolist()}
-        for part, rows in data.parts.items()
+        part: {"images": len(rows), "classes": targets_NK[rows].sum(axis=0, dtype=np.int64).tolist()}
+        for part, rows in rows_of.items()
         if len(rows)
     }
-    return {"parts": parts, "notes": data.notes}
+    return {"parts": parts, "image_size": image_size, "notes": list(notes)}
 
 
 def write_report(folder: RunFolder) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hpa_ray.figures.style import FAINT, INK, PALETTE, SOFT, name_classes, new_figure, styled
 from hpa_ray.labels import NUM_CLASSES
@@ -39,6 +39,7 @@ def class_distribution(counts_by_source: Mapping[str, Counts], images_by_source:
             axes.text(0.75, place, "none", va="center", fontsize=8 if not many else 7.5, color=SOFT)
         axes.bar_label(bars, texts, padding=4, fontsize=8.5 if not many else 7.5, color=INK, bbox=behind)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(0.7, max(largest, 2) ** 1.22)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
     axes.grid(axis="x")
@@ -87,6 +88,7 @@ def class_shares(counts_by_part: Mapping[str, Counts], images_by_part: Mapping[s
                 va="center", fontsize=7.5,
             )  # fmt: skip
     left.set_xscale("log")
+    left.xaxis.set_minor_formatter(NullFormatter())
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     left.grid(axis="x")
     left.set_xlabel("share of the part's images, log scale")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hpa_ray.channels import STAIN_TARGETS, STAINS
 from hpa_ray.figures.colour import merge_rgb, pseudo_colour, stretch
@@ -97,6 +97,7 @@ def intensity_histograms(
             )  # fmt: skip
         axes.set_title(f"{stain}: {STAIN_TARGETS[stain]}")
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid()
     for axes in grid[-1]:
         axes.set_xlabel("intensity (0 to 1)")

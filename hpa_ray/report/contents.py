@@ -126,6 +126,7 @@ class PartFacts(_Strict):
 
 class DataFacts(_Strict):
     parts: dict[str, PartFacts]
+    image_size: int | None = None
     notes: list[str] = []
 
 

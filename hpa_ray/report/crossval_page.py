@@ -35,7 +35,7 @@ def read_crossval(uri: str) -> Folds:
 
 def crossval_page(found: Folds) -> str:
     sections = run_sections(found.whole)
-    names = [f"fold {number}" for number in range(len(found.folds))]
+    names = [f"fold {number + 1}" for number in range(len(found.folds))]
     sections[1] = Section("Folds", [*_table(found, names), curves_block(found.folds, names)])
     title = f"Cross-validation {found.whole.name}"
     return with_gallery(found.whole, sections, title=title, subtitle=subtitle(found.whole))

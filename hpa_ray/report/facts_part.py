@@ -7,9 +7,9 @@ import numpy as np
 
 from hpa_ray.config import Config, config_tree
 from hpa_ray.labels import CLASS_NAMES, NUM_CLASSES
-from hpa_ray.page import Block, Card, Cards, Code, Column, Details, Problems, Section, Table, Text
+from hpa_ray.page import Block, Card, Cards, Code, Column, Details, Figure, Problems, Section, Table, Text
 from hpa_ray.page.sections import Cell
-from hpa_ray.report.contents import RunFiles
+from hpa_ray.report.contents import DataFacts, RunFiles
 from hpa_ray.report.parts import chart, photo, word
 
 LISTED_REJECTS = 50
@@ -24,6 +24,8 @@ def data_section(run: RunFiles) -> Section:
         total = sum(part.images for part in run.data.parts.values())
         blocks.append(Cards([Card(name, part.images, f"{part.images / max(total, 1):.0%} of the images")
                              for name, part in run.data.parts.items()]))  # fmt: skip
+        if len(run.data.parts) > 1 and total:
+            blocks.append(_shares(run.data))
     counts = class_counts(run)
     if keys:
         blocks.append(Table(["setting", "value"], [[key, str(value)] for key, value in keys.items()]))
@@ -54,6 +56,19 @@ def data_section(run: RunFiles) -> Section:
         blocks.append(Text(f"Left out, as they could not be used: {len(run.rejects):,} files."))
         blocks.append(Problems(lines, total=len(run.rejects), none="No image was left out."))
     return Section("Data", blocks)
+
+
+def _shares(data: DataFacts) -> Figure:
+    """How alike the parts are."""
+    from hpa_ray import figures  # late: it imports matplotlib
+
+    counts = {name: np.array(part.classes) for name, part in data.parts.items()}
+    drawing = figures.class_shares(counts, {name: part.images for name, part in data.parts.items()})
+    caption = (
+        "Left: the share of each part's images that have a class. Right: how far that is from the share in all parts; "
+        "the gray bar is what whole images allow."
+    )
+    return chart(drawing, caption, alt="Shares of the classes by part, and their deviation from the whole.")
 
 
 def class_counts(run: RunFiles) -> dict[str, list[int]]:

@@ -65,7 +65,7 @@ def with_gallery(run: RunFiles, sections: Sequence[Section], *, title: str, subt
 
 def subtitle(run: RunFiles) -> str:
     model = (run.config.get("model") or {}).get("name")
-    size = (run.config.get("data") or {}).get("image_size")
+    size = run.data.image_size if run.data is not None else None
     what = [f"{model}" if model else "", f"{size} px" if size else "", f"scores of the {PART_NAMES[run.main]}"]
     return "; ".join(filter(None, what))
 

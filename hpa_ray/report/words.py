@@ -21,7 +21,7 @@ def in_words(run: RunFiles) -> list[str]:
 def how_ended(run: RunFiles) -> str:
     """Empty for a run that came to its end."""
     status = run.summary.get("status")
-    if "epochs" not in run.summary:
+    if "epochs" not in run.summary and run.summary.get("kind") != "crossval":
         return "There is no summary.json: the run has not finished an epoch, or the file was deleted."
     if status in (None, "done"):
         return ""
@@ -38,6 +38,9 @@ def _against_floor(run: RunFiles) -> str:
     text = f"On the {part} the model reaches a macro F1 of {value:.3f} with its thresholds"
     pair = run.interval("macro_f1_tuned")
     text += f" (95 % interval {pair[0]:.3f} to {pair[1]:.3f})" if pair else ""
+    present, num = run.score("macro_f1_present_tuned"), run.score("num_present_classes")
+    if present is not None and num is not None and num < NUM_CLASSES:
+        text += f", over the {num:.0f} classes that are there {present:.3f}"
     if floor is None:
         return f"{text}."
     if value <= floor:
@@ -76,7 +79,8 @@ def _few(run: RunFiles) -> str:
         texts.append(f"{few} of {NUM_CLASSES} classes have fewer than {FEW_IMAGES} images here: one image more or less "
                      "moves their scores, and the macro F1, visibly")  # fmt: skip
     if none:
-        texts.append(f"{none} {'have' if none > 1 else 'has'} none, and count as 0 in the macro F1")
+        which = f"{none} {'have' if none > 1 else 'has'}" if few else f"{none} of {NUM_CLASSES} classes have"
+        texts.append(f"{which} none, and count as 0 in the macro F1")
     return f"{'; '.join(texts)}." if texts else ""
 
 

@@ -273,3 +273,21 @@ def test_names_of_the_user_are_no_formulas_and_need_no_font() -> None:
     counts = np.ones((4, 256), int)
     figure = intensity_histograms({"$\\frac$": counts, "\u7d30\u80de": counts})
     figure_png(figure, dpi=40)
+
+
+def test_no_tick_is_labelled_in_the_language_of_formulas() -> None:
+    """Where a log axis spans a decade or less, matplotlib labels minor ticks by itself."""
+    counts = {"train": np.full(28, 12), "val": np.full(28, 5)}
+    for figure in (
+        class_shares(counts, {"train": 100, "val": 50}),
+        class_distribution(counts, {"train": 100, "val": 50}),
+    ):
+        figure_png(figure, dpi=30)
+        labels = [
+            tick.get_text()
+            for axes in figure.axes
+            for axis in (axes.xaxis, axes.yaxis)
+            for tick in (*axis.get_majorticklabels(), *axis.get_minorticklabels())
+        ]
+        assert any("%" in label or label.isdigit() for label in labels)
+        assert not [label for label in labels if "$" in label or "\\" in label]

@@ -364,7 +364,7 @@ def test_a_cross_validation_shows_its_folds(tmp_path: Path) -> None:
     page = Parsed(report_page([str(root)]))
     assert page.texts["h1"] == ["Cross-validation cv"]
     assert page.texts["h2"][:2] == ["Result", "Folds"]
-    assert [cell for cell in page.texts["td"] if cell.startswith("fold ")] == ["fold 0", "fold 1", "fold 2"]
+    assert [cell for cell in page.texts["td"] if cell.startswith("fold ")] == ["fold 1", "fold 2", "fold 3"]
     means = [json.loads((root / "folds" / str(k) / "summary.json").read_text())["map"] for k in range(3)]
     assert f"{np.mean(means):.3f}" in page.texts["td"]
     assert f"{np.std(means, ddof=1):.3f}" in page.texts["td"]
