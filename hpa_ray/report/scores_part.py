@@ -48,7 +48,13 @@ def score_cards(run: RunFiles) -> Cards:
         cards.append(Card(title, number(value) or "unknown", "; ".join(filter(None, notes))))
     images, trained = run.score("num_images"), run.score("num_train_images", "val")
     note = f"{trained:,.0f} to train on" if trained is not None else ""
-    cards.append(Card(f"images, {PART_NAMES[run.main]}", number(images, ",.0f") or "unknown", note))
+    cards.append(
+        Card(
+            "images out of fold" if run.main == "oof" else f"images, {PART_NAMES[run.main]}",
+            number(images, ",.0f") or "unknown",
+            note,
+        )
+    )
     epochs, best = run.score("epochs", "val"), run.score("best_epoch", "val")
     if epochs is not None:
         early = ", stopped early" if run.summary.get("stopped_early") else ""
