@@ -83,4 +83,7 @@ def run_trial(
 
     # the study has intervals of its own, of differences between trials
     ensemble = open_ensemble([folder.uri], config.inference)
-    return evaluate(config, ensemble, data, rows, part="test", folder=folder, with_intervals=False)
+    found = evaluate(config, ensemble, data, rows, part="test", folder=folder, with_intervals=False)
+    return {
+        name: value for name, value in found.items() if not isinstance(value, dict)
+    }  # how it was looked at: as ever

@@ -18,7 +18,9 @@ def data(atlas: Path, tmp_path: Path) -> Data:
 
 def test_words_that_are_no_command() -> None:
     making = "synth, fetch, check, explore, duplicates, split, prepare"
-    verbs = f"{making}, doctor, bench, train, crossval, tune, ablate, evaluate, predict, export, config"
+    verbs = (
+        f"{making}, doctor, bench, train, crossval, tune, ablate, evaluate, analyze, predict, export, report, config"
+    )
     assert call("trian")[2] == [f"hpa-ray: unknown verb 'trian' - there are: {verbs}"]
     assert call("\x1b[2Jx")[0] == 2
     assert call("train", "--confg", "x")[2] == [
